@@ -1,0 +1,1 @@
+"""Customers, catalogue, subscriptions, webhooks, cases, API keys, and the gateway to Stripe."""

@@ -1,0 +1,45 @@
+"""Closed sets of words stored in billing's tables."""
+
+from django.db import models
+
+
+class Aggregation(models.TextChoices):
+    """How a meter makes a quantity of many events. Both are deltas to a Stripe `sum` meter."""
+
+    SUM = "sum", "sum"
+    COUNT = "count", "count"
+
+
+class PriceKind(models.TextChoices):
+    BASE = "base", "base fee"
+    METERED = "metered", "metered"
+
+
+class Scope(models.TextChoices):
+    """What an API key may do."""
+
+    INGEST = "ingest", "report usage"
+    READ = "read", "read"
+    MANAGE = "manage", "manage customers and subscriptions"
+
+
+class WebhookKind(models.TextChoices):
+    SNAPSHOT = "snapshot", "snapshot"
+    THIN = "thin", "thin"
+
+
+class WebhookState(models.TextChoices):
+    PENDING = "pending", "pending"
+    PROCESSED = "processed", "processed"
+    IGNORED = "ignored", "ignored"
+    FAILED = "failed", "failed"
+
+
+class CaseKind(models.TextChoices):
+    """Why a person is needed. Each kind has a runbook entry."""
+
+    REJECTED = "rejected", "Stripe refused a submission"
+    UNPROVEN = "unproven", "outcome unknown for longer than Stripe remembers"
+    HELD = "held", "usage is held"
+    DISCREPANCY = "discrepancy", "Stripe's books differ from ours"
+    MISCONFIGURED = "misconfigured", "Stripe refuses our key or our set-up"

@@ -1,0 +1,24 @@
+"""Billing's tables, one noun a module."""
+
+from billing.models.api_key import ApiKey, Source
+from billing.models.case import Case
+from billing.models.catalogue import Meter, MeterVersion, Plan, Price
+from billing.models.customer import Customer
+from billing.models.subscription import Invoice, PeriodBoundary, Subscription, SubscriptionItem
+from billing.models.webhook_event import WebhookEvent
+
+__all__ = [
+    "ApiKey",
+    "Case",
+    "Customer",
+    "Invoice",
+    "Meter",
+    "MeterVersion",
+    "PeriodBoundary",
+    "Plan",
+    "Price",
+    "Source",
+    "Subscription",
+    "SubscriptionItem",
+    "WebhookEvent",
+]

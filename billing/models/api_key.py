@@ -1,0 +1,40 @@
+"""Who may call us: sources of events and the keys that speak for them."""
+
+from __future__ import annotations
+
+from django.contrib.postgres.fields import ArrayField
+from django.db import models
+from django.utils import timezone
+
+from billing.enums import Scope
+
+
+class Source(models.Model):
+    """A producer of events. Event ids are unique within it; it comes from the key alone."""
+
+    name = models.CharField(max_length=100, unique=True)
+
+    class Meta:
+        ordering = ("name",)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class ApiKey(models.Model):
+    """A caller's key: 256 random bits of which only the hash is kept."""
+
+    source = models.ForeignKey(Source, on_delete=models.PROTECT, related_name="keys")
+    prefix = models.CharField(max_length=12, unique=True, help_text="the part that may be shown")
+    secret_hash = models.BinaryField(max_length=32, help_text="SHA-256 of the whole key")
+    scopes = ArrayField(models.CharField(max_length=10, choices=Scope))
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ("-id",)
+        verbose_name = "API key"
+
+    def __str__(self) -> str:
+        return f"{self.prefix}… of {self.source}"

@@ -1,0 +1,33 @@
+"""Who is billed: one customer of ours, one customer at Stripe."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.utils import timezone
+
+
+class Customer(models.Model):
+    """A customer. Its row is committed before Stripe is asked for its twin."""
+
+    external_id = models.CharField(
+        max_length=200,
+        unique=True,
+        db_collation="C",
+        help_text="the caller's own id; the `subject` of usage events",
+    )
+    email = models.EmailField(blank=True)
+    name = models.CharField(max_length=200, blank=True)
+    stripe_customer_id = models.CharField(
+        max_length=255,
+        unique=True,
+        null=True,
+        blank=True,
+        help_text="empty until Stripe has answered; usage is held until then",
+    )
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ("external_id",)
+
+    def __str__(self) -> str:
+        return self.external_id

@@ -1,0 +1,90 @@
+"""What we keep of Stripe's subscriptions and invoices: only the facts we decide on."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.utils import timezone
+
+from billing.models.catalogue import Plan, Price
+from billing.models.customer import Customer
+
+
+class Subscription(models.Model):
+    """A customer's subscription to a plan, as Stripe last told it."""
+
+    customer = models.ForeignKey(Customer, on_delete=models.PROTECT, related_name="subscriptions")
+    plan = models.ForeignKey(Plan, on_delete=models.PROTECT, related_name="subscriptions")
+    stripe_subscription_id = models.CharField(max_length=255, unique=True, null=True, blank=True)
+    status = models.CharField(
+        max_length=30, default="creating", help_text="Stripe's word; `creating` before its answer"
+    )
+    cancel_at = models.DateTimeField(null=True, blank=True)
+    ended_at = models.DateTimeField(null=True, blank=True)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ("-id",)
+        constraints = [
+            models.UniqueConstraint(
+                fields=("customer", "plan"),
+                condition=~models.Q(status__in=("canceled", "incomplete_expired")),
+                name="billing_subscription_one_live_per_plan",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.customer} on {self.plan}"
+
+
+class SubscriptionItem(models.Model):
+    """One price of a subscription with its current period, start included, end not."""
+
+    subscription = models.ForeignKey(Subscription, on_delete=models.CASCADE, related_name="items")
+    price = models.ForeignKey(Price, on_delete=models.PROTECT)
+    stripe_item_id = models.CharField(max_length=255, unique=True)
+    current_period_start = models.DateTimeField()
+    current_period_end = models.DateTimeField()
+
+    class Meta:
+        ordering = ("subscription", "id")
+
+    def __str__(self) -> str:
+        return self.stripe_item_id
+
+
+class PeriodBoundary(models.Model):
+    """An instant at which a billing period of a customer starts or ends; cells are cut there."""
+
+    customer = models.ForeignKey(Customer, on_delete=models.CASCADE, related_name="boundaries")
+    at = models.DateTimeField()
+
+    class Meta:
+        ordering = ("customer", "at")
+        verbose_name_plural = "period boundaries"
+        constraints = [
+            models.UniqueConstraint(fields=("customer", "at"), name="billing_boundary_once"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.customer} at {self.at:%Y-%m-%d %H:%M:%S}"
+
+
+class Invoice(models.Model):
+    """An invoice's status as Stripe last told it."""
+
+    customer = models.ForeignKey(Customer, on_delete=models.PROTECT, related_name="invoices")
+    subscription = models.ForeignKey(
+        Subscription, on_delete=models.PROTECT, null=True, blank=True, related_name="invoices"
+    )
+    stripe_invoice_id = models.CharField(max_length=255, unique=True)
+    status = models.CharField(max_length=20)
+    currency = models.CharField(max_length=3)
+    total = models.BigIntegerField(help_text="in the currency's minor unit")
+    automatically_finalizes_at = models.DateTimeField(null=True, blank=True)
+    created_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ("-created_at",)
+
+    def __str__(self) -> str:
+        return self.stripe_invoice_id

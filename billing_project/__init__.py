@@ -1,0 +1,1 @@
+"""Wires the packages together: settings, schedule, urls, processes. Nobody imports it."""

@@ -1,0 +1,26 @@
+"""Closed sets of words stored in usage's tables."""
+
+from django.db import models
+
+from usage.lifecycle import State
+
+STATE_CHOICES = [(state.value, state.label) for state in State]
+
+
+class Outcome(models.TextChoices):
+    """How an attempt ended. None in the database: the call may be under way, or its end unknown."""
+
+    ACCEPTED = "accepted", "accepted"
+    DUPLICATE = "duplicate", "known already, so accepted before"
+    NOT_ACCEPTED = "not_accepted", "not accepted"
+    UNKNOWN = "unknown", "unknown"
+    REJECTED = "rejected", "refused for good"
+
+
+class HeldReason(models.TextChoices):
+    """Why usage waits. Each has a runbook entry; release folds it again."""
+
+    UNKNOWN_CUSTOMER = "unknown_customer", "no customer with this external id"
+    CUSTOMER_NOT_AT_STRIPE = "customer_not_at_stripe", "the customer has no Stripe id yet"
+    METER_NOT_AT_STRIPE = "meter_not_at_stripe", "the meter has no Stripe id yet"
+    TOO_OLD = "too_old", "too old for Stripe to take"
