@@ -40,6 +40,7 @@ class CaseKind(models.TextChoices):
 
     REJECTED = "rejected", "Stripe refused a submission"
     UNPROVEN = "unproven", "outcome unknown for longer than Stripe remembers"
+    EXPIRED = "expired", "too old for Stripe to take"
     HELD = "held", "usage is held"
     DISCREPANCY = "discrepancy", "Stripe's books differ from ours"
     MISCONFIGURED = "misconfigured", "Stripe refuses our key or our set-up"

@@ -23,4 +23,3 @@ class HeldReason(models.TextChoices):
     UNKNOWN_CUSTOMER = "unknown_customer", "no customer with this external id"
     CUSTOMER_NOT_AT_STRIPE = "customer_not_at_stripe", "the customer has no Stripe id yet"
     METER_NOT_AT_STRIPE = "meter_not_at_stripe", "the meter has no Stripe id yet"
-    TOO_OLD = "too_old", "too old for Stripe to take"

@@ -200,7 +200,7 @@ class SubmissionState(models.Model):
         indexes = [
             models.Index(
                 fields=("next_action_at",),
-                condition=models.Q(next_action_at__isnull=False),
+                condition=models.Q(state__in=("ready", "retry", "in_doubt", "sending")),
                 name="usage_state_due",
             ),
             models.Index(

@@ -432,6 +432,7 @@ class Migration(migrations.Migration):
                         choices=[
                             ("rejected", "Stripe refused a submission"),
                             ("unproven", "outcome unknown for longer than Stripe remembers"),
+                            ("expired", "too old for Stripe to take"),
                             ("held", "usage is held"),
                             ("discrepancy", "Stripe's books differ from ours"),
                             ("misconfigured", "Stripe refuses our key or our set-up"),

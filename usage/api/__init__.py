@@ -1,0 +1,1 @@
+"""How usage arrives over HTTP: CloudEvents in, one outcome per event out."""

@@ -1,0 +1,82 @@
+"""JSON objects read strictly: each key once, numbers finite and of sane size, no NUL, not deep.
+
+The decoder is fast because it takes the last of two equal keys, ignores how large a number is and
+knows nothing of PostgreSQL. Whether "last" was meant is not ours to guess when money is counted.
+"""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+MAX_DEPTH = 5
+MAX_EXPONENT = 30
+"""Beyond any quantity, and far below what would fill a page of the database with zeros."""
+
+_DECODER = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal)
+
+
+class NotAnObject(ValueError):
+    """The text is not a JSON object we take; the message is for the caller."""
+
+
+def read_object(text: bytes) -> dict[str, Any]:
+    """Return the object `text` holds; floats come as exact decimals.
+
+    Raises:
+        NotAnObject: with the reason.
+    """
+    try:
+        value = _DECODER.decode(text)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise NotAnObject(f"must be a JSON object ({error})") from error
+    keys, colons = _measure(value, depth=1)
+    if (b"\\" in text or text.count(b":") != keys + colons) and has_repeated_key(text):
+        raise NotAnObject("must not hold a key twice")
+    return value
+
+
+def has_repeated_key(text: bytes) -> bool:
+    """Return whether any object in `text`, which is well-formed JSON, holds a key twice.
+
+    Slow; callers first count colons. Without a backslash in the text each key and each colon
+    inside a string shows as exactly one, so equal counts prove that no key was dropped.
+    """
+    repeated = False
+
+    def note(pairs: list[tuple[str, Any]]) -> None:
+        nonlocal repeated
+        repeated = repeated or len({key for key, _ in pairs}) != len(pairs)
+
+    json.loads(text, object_pairs_hook=note, parse_int=str, parse_float=str)
+    return repeated
+
+
+def _measure(value: Any, *, depth: int) -> tuple[int, int]:
+    """Count keys, and colons inside strings, and refuse what must not be stored."""
+    if isinstance(value, str):
+        if "\0" in value:
+            raise NotAnObject("must not hold a NUL character")
+        return 0, value.count(":")
+    if isinstance(value, Decimal | int):
+        if abs(Decimal(value).adjusted()) > MAX_EXPONENT:
+            raise NotAnObject("must not hold a number beyond 30 digits")
+        return 0, 0
+    if value is None:
+        return 0, 0
+    if depth > MAX_DEPTH:
+        raise NotAnObject(f"must not be deeper than {MAX_DEPTH} levels")
+    keys = colons = 0
+    children = value
+    if isinstance(value, dict):
+        keys = len(value)
+        colons = sum(_measure(key, depth=depth)[1] for key in value)
+        children = value.values()
+    for child in children:
+        more_keys, more_colons = _measure(child, depth=depth + 1)
+        keys += more_keys
+        colons += more_colons
+    return keys, colons

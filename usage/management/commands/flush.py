@@ -1,0 +1,21 @@
+"""Flush without Celery."""
+
+from typing import Any
+
+from django.core.management.base import BaseCommand
+from django.utils import timezone
+
+from usage import flush
+
+
+class Command(BaseCommand):
+    help = "Fold all unflushed usage events into submissions, as the worker does every minute."
+
+    def handle(self, *_: Any, **__: Any) -> None:
+        while (result := flush.flush_batches(now=timezone.now())).batch_count:
+            self.stdout.write(
+                f"flushed {result.event_count:,} events of {result.batch_count:,} batches into"
+                f" {result.submission_count:,} submissions, {result.held_count:,} held"
+            )
+        released = flush.release_held(now=timezone.now())
+        self.stdout.write(f"nothing left to flush; {released:,} held rows released")

@@ -1,0 +1,62 @@
+"""Quantities: from what a caller reported to whole numbers of a meter's smallest unit. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any
+
+MAX_DIGITS = 15
+"""Most significant digits Stripe takes in a value. Source: its change log of 2026-04-22."""
+
+MAX_VALUE = 10**MAX_DIGITS - 1
+
+_DECIMAL_TEXT = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?")
+
+
+class InvalidQuantity(ValueError):
+    """A reported value is not a quantity of the meter."""
+
+
+def read_quantity(value: Any, *, scale: int) -> int:
+    """Return `value` in units of 10^-`scale`, a whole number from 0 to `MAX_VALUE`.
+
+    Numbers and decimal text are taken. Booleans are not numbers here, and nothing is rounded: a
+    value with more decimals than the meter has is refused.
+
+    Raises:
+        InvalidQuantity: with the reason, as a caller should read it.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | Decimal | str):
+        raise InvalidQuantity("must be a number")
+    if isinstance(value, str):
+        if not _DECIMAL_TEXT.fullmatch(value):
+            raise InvalidQuantity("must be a number")
+        value = Decimal(value)
+    if isinstance(value, Decimal):
+        if not value.is_finite():
+            raise InvalidQuantity("must be a finite number")
+        if value.adjusted() > MAX_DIGITS:
+            raise InvalidQuantity(f"must be at most {MAX_VALUE} of the meter's smallest unit")
+        scaled = value.scaleb(scale)
+        number = int(scaled)
+        if number != scaled:
+            raise InvalidQuantity(
+                "must be a whole number" if scale == 0 else f"must have at most {scale} decimals"
+            )
+    else:
+        number = value * 10**scale
+    if number < 0:
+        raise InvalidQuantity("must not be negative")
+    if number > MAX_VALUE:
+        raise InvalidQuantity(f"must be at most {MAX_VALUE} of the meter's smallest unit")
+    return number
+
+
+def split(total: Decimal) -> Iterator[Decimal]:
+    """Yield the parts of `total` that Stripe takes one by one: none for 0, each above 0."""
+    while total > 0:
+        part = min(total, Decimal(MAX_VALUE))
+        yield part
+        total -= part
