@@ -42,7 +42,7 @@ class FlushResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class FoldedCell:
     """The events of one run, subject, meter and segment, folded. `quantity` is exact."""
 
     subject: str
@@ -208,7 +208,7 @@ def _fold(
     versions: Sequence[int],
     now: datetime,
     subjects: Sequence[str] | None = None,
-) -> list[Cell]:
+) -> list[FoldedCell]:
     """Aggregate the batches' events by cell, with the meter versions given."""
     with connection.cursor() as cursor:
         cursor.execute(
@@ -220,10 +220,10 @@ def _fold(
                 "oldest": now - timedelta(days=BOUNDARY_DAYS),
             },
         )
-        return [Cell(*row) for row in cursor.fetchall()]
+        return [FoldedCell(*row) for row in cursor.fetchall()]
 
 
-def _freeze(run: FlushRun, cells: Iterable[Cell], *, now: datetime) -> int:
+def _freeze(run: FlushRun, cells: Iterable[FoldedCell], *, now: datetime) -> int:
     """Write the cells' submissions, payload and identifier included; return how many.
 
     A cell whose quantity is 0 adds nothing to any total and gets none.
@@ -252,7 +252,7 @@ def _freeze(run: FlushRun, cells: Iterable[Cell], *, now: datetime) -> int:
 
 
 def _submission(
-    run: FlushRun, cell: Cell, *, part: int, value: Decimal, now: datetime
+    run: FlushRun, cell: FoldedCell, *, part: int, value: Decimal, now: datetime
 ) -> Submission:
     # Random, so that it says nothing of the customer; stored, so that every attempt repeats it.
     identifier = str(uuid.uuid4())
@@ -286,7 +286,7 @@ def _submission(
     )
 
 
-def _hold(run: FlushRun, cells: Iterable[Cell], *, now: datetime) -> int:
+def _hold(run: FlushRun, cells: Iterable[FoldedCell], *, now: datetime) -> int:
     """Write held rows for what cannot be sent, one per subject, meter and hour; return how many."""
     held: dict[tuple[str, int, datetime], HeldUsage] = {}
     for cell in cells:

@@ -1,0 +1,287 @@
+"""Usage in the admin: ledgers to search and read, from an event to its submission's calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.formats import number_format
+from django.utils.html import format_html
+from django.utils.timesince import timesince
+from unfold.decorators import display
+from unfold.paginator import InfinitePaginator
+
+from billing.admin_base import ReadOnlyAdmin, ReadOnlyInline
+from billing.models import Customer, Source
+from usage.enums import STATE_CHOICES
+from usage.lifecycle import State
+from usage.models import (
+    Attempt,
+    EventConflict,
+    FlushRun,
+    HeldUsage,
+    Submission,
+    UsageEvent,
+)
+
+STATE_COLOURS = {
+    State.READY: "info",
+    State.SENDING: "info",
+    State.RETRY: "warning",
+    State.IN_DOUBT: "warning",
+    State.ACCEPTED: "info",
+    State.SETTLED: "success",
+    State.UNPROVEN: "danger",
+    State.REJECTED: "danger",
+    State.SUPERSEDED: "default",
+    State.EXPIRED: "danger",
+    State.WRITTEN_OFF: "default",
+}
+
+
+def link(viewname: str, text: str, **query: Any) -> str:
+    """Return a link to a changelist narrowed by `query`."""
+    return format_html(
+        '<a href="{}?{}" class="text-primary-600 dark:text-primary-500">{}</a>',
+        reverse(f"admin:{viewname}_changelist"),
+        urlencode(query),
+        text,
+    )
+
+
+def thousands(number: Any) -> str:
+    """Return a whole number with its thousands apart."""
+    return number_format(number, decimal_pos=0, use_l10n=True, force_grouping=True)
+
+
+class Ledger(ReadOnlyAdmin):
+    """A large insert-only table: its pages are never counted."""
+
+    paginator = InfinitePaginator
+    show_full_result_count = False
+
+
+@admin.register(UsageEvent)
+class UsageEventAdmin(Ledger):
+    """Events as their callers reported them."""
+
+    list_display = ("event_id", "subject", "type", "source", "values", "occurred_at", "received_at")
+    list_filter = ("source",)
+    list_select_related = ("source",)
+    search_fields = ("event_id",)
+    search_help_text = "a whole event id, or a customer's external id"
+    fieldsets = (
+        (None, {"fields": ("event_id", "source", "type", "subject", "occurred_at", "data")}),
+        ("What became of it", {"fields": ("received_at", "batch", "became")}),
+    )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[UsageEvent]:
+        queryset: QuerySet[UsageEvent] = super().get_queryset(request)
+        return queryset.select_related("batch__run")
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[UsageEvent], search_term: str
+    ) -> tuple[QuerySet[UsageEvent], bool]:
+        """Look an id up through the index of (source, event id); else take it for a customer."""
+        if not search_term:
+            return queryset, False
+        sources = list(Source.objects.values_list("pk", flat=True))
+        by_id = queryset.filter(source_id__in=sources, event_id=search_term)
+        return (by_id if by_id.exists() else queryset.filter(subject=search_term)), False
+
+    @display(description="data")
+    def values(self, event: UsageEvent) -> str:
+        """Show the first values of `data` on one line."""
+        shown = ", ".join(f"{key} {value}" for key, value in list(event.data.items())[:4])
+        return shown[:90]
+
+    @display(description="submissions")
+    def became(self, event: UsageEvent) -> str:
+        """Link to the submissions its run made for its customer, or say what it waits for."""
+        run = event.batch.run
+        if run is None:
+            return "waits for the next flush"
+        if not Customer.objects.filter(external_id=event.subject).exists():
+            return link("usage_heldusage", f"held by {run}: no such customer", q=event.subject)
+        return link(
+            "usage_submission",
+            f"of {run}",
+            run__id__exact=run.pk,
+            customer__external_id=event.subject,
+        )
+
+
+@admin.register(EventConflict)
+class EventConflictAdmin(Ledger):
+    """Known ids that came again with another payload."""
+
+    list_display = ("event_id", "source", "received_at", "payload")
+    list_filter = ("source",)
+    list_select_related = ("source",)
+    search_fields = ("=event_id",)
+    exclude = ("digest",)
+
+
+@admin.register(FlushRun)
+class FlushRunAdmin(Ledger):
+    """Flush runs and what each made."""
+
+    list_display = ("id", "started_at", "batches_", "events_", "made")
+    ordering = ("-id",)
+    fields = ("started_at", "batches_", "events_", "meter_versions", "made")
+
+    @display(description="batches", ordering="batch_count")
+    def batches_(self, run: FlushRun) -> str:
+        return thousands(run.batch_count)
+
+    @display(description="events", ordering="event_count")
+    def events_(self, run: FlushRun) -> str:
+        return thousands(run.event_count)
+
+    @display(description="made")
+    def made(self, run: FlushRun) -> str:
+        return link("usage_submission", "submissions", run__id__exact=run.pk)
+
+
+class AttemptInline(ReadOnlyInline):
+    model = Attempt
+    fields = ("number", "started_at", "finished_at", "outcome", "http_status", "message")
+    readonly_fields = fields
+
+
+class StateFilter(admin.SimpleListFilter):
+    """Submissions by where they stand."""
+
+    title = "state"
+    parameter_name = "state"
+
+    def lookups(self, _request: HttpRequest, _admin: Any) -> Sequence[tuple[str, str]]:
+        return STATE_CHOICES
+
+    def queryset(
+        self, _request: HttpRequest, queryset: QuerySet[Submission]
+    ) -> QuerySet[Submission]:
+        return queryset.filter(standing__state=self.value()) if self.value() else queryset
+
+
+@admin.register(Submission)
+class SubmissionAdmin(Ledger):
+    """What was frozen for Stripe, and where each stands."""
+
+    list_display = (
+        "identifier",
+        "customer",
+        "meter",
+        "window_start",
+        "value_",
+        "events_",
+        "state",
+        "since",
+        "reason",
+    )
+    list_filter = (StateFilter, "meter")
+    list_select_related = ("customer", "meter", "standing", "run")
+    search_fields = ("=identifier", "=customer__external_id", "=stripe_customer_id")
+    search_help_text = "an identifier, a customer's external id or Stripe id"
+    inlines = (AttemptInline,)
+    fieldsets = (
+        (
+            None,
+            {
+                "fields": (
+                    "identifier",
+                    ("state", "since", "reason"),
+                    ("doubt_since", "next_action_at"),
+                )
+            },
+        ),
+        (
+            "Cell",
+            {
+                "fields": (
+                    ("customer", "meter"),
+                    ("window_start", "segment_start", "part"),
+                    ("value_", "events_", "run"),
+                )
+            },
+        ),
+        ("As frozen", {"fields": ("timestamp", "event_name", "stripe_customer_id", "payload")}),
+    )
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest | None = None) -> bool:
+        allowed = {"customer__external_id", "run__id__exact", "window_start"}
+        return lookup in allowed or super().lookup_allowed(lookup, value, request)
+
+    @display(description="value", ordering="value")
+    def value_(self, submission: Submission) -> str:
+        return thousands(submission.value)
+
+    @display(description="events", ordering="event_count")
+    def events_(self, submission: Submission) -> str:
+        return thousands(submission.event_count)
+
+    @display(description="state", label=STATE_COLOURS)
+    def state(self, submission: Submission) -> tuple[str, str]:
+        state = State(submission.standing.state)
+        return state, state.label
+
+    @display(description="for")
+    def since(self, submission: Submission) -> str:
+        """Show how long it has stood there."""
+        return timesince(submission.standing.changed_at, timezone.now(), depth=1)
+
+    @display(description="reason")
+    def reason(self, submission: Submission) -> str:
+        return submission.standing.reason[:120]
+
+    @display(description="in doubt since")
+    def doubt_since(self, submission: Submission) -> Any:
+        return submission.standing.doubt_since
+
+    @display(description="next action")
+    def next_action_at(self, submission: Submission) -> Any:
+        return submission.standing.next_action_at
+
+
+class OpenFilter(admin.SimpleListFilter):
+    """Held rows that wait, or that were released."""
+
+    title = "held"
+    parameter_name = "held"
+
+    def lookups(self, _request: HttpRequest, _admin: Any) -> Sequence[tuple[str, str]]:
+        return [("open", "still held"), ("released", "released")]
+
+    def queryset(self, _request: HttpRequest, queryset: QuerySet[HeldUsage]) -> QuerySet[HeldUsage]:
+        if self.value() is None:
+            return queryset
+        return queryset.filter(released_at__isnull=self.value() == "open")
+
+
+@admin.register(HeldUsage)
+class HeldUsageAdmin(Ledger):
+    """Usage that waits, with the reason. It is released by itself once the reason is gone."""
+
+    list_display = ("subject", "meter", "window_start", "events_", "reason", "state", "held_for")
+    list_filter = (OpenFilter, "reason", "meter")
+    list_select_related = ("meter",)
+    search_fields = ("=subject",)
+
+    @display(description="events", ordering="event_count")
+    def events_(self, held: HeldUsage) -> str:
+        return thousands(held.event_count)
+
+    @display(description="state", label={"held": "warning", "released": "success"})
+    def state(self, held: HeldUsage) -> str:
+        return "held" if held.released_at is None else "released"
+
+    @display(description="held for")
+    def held_for(self, held: HeldUsage) -> str:
+        return timesince(held.held_at, held.released_at or timezone.now() + timedelta(seconds=1))
