@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterable
+from enum import Enum
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,12 +17,20 @@ LOG_BYTES = 20 * 1024 * 1024
 _COLOURS = ("36", "32", "33", "35", "34", "92", "96", "93", "95", "94")
 
 
-class Output:
-    """Where lines go; `quiet` keeps the processes' lines off the terminal, not out of the files."""
+class Shown(Enum):
+    """What of it all reaches the terminal; the log files get everything."""
 
-    def __init__(self, folder: Path, names: Iterable[str], *, quiet: bool = False) -> None:
+    ALL = "all"
+    LAUNCHER = "the launcher's own lines"
+    TROUBLE = "nothing, unless something fails"
+
+
+class Output:
+    """Where lines go."""
+
+    def __init__(self, folder: Path, names: Iterable[str], *, shown: Shown = Shown.ALL) -> None:
         self._folder = folder
-        self._quiet = quiet
+        self._shown = shown
         self._files: dict[str, BinaryIO] = {}
         known = [SPEAKER, *names]
         self._width = max(len(name) for name in known)
@@ -37,12 +46,18 @@ class Output:
     def say(self, text: str) -> None:
         """Say something as the launcher."""
         self._record(SPEAKER, text.encode())
+        if self._shown is not Shown.TROUBLE:
+            self._show(SPEAKER, text)
+
+    def complain(self, text: str) -> None:
+        """Say why the stack fails, whatever else is kept quiet."""
+        self._record(SPEAKER, text.encode())
         self._show(SPEAKER, text)
 
     def line(self, name: str, line: bytes) -> None:
         """Pass on one line of a process, given without its end."""
         self._record(name, line)
-        if not self._quiet:
+        if self._shown is Shown.ALL:
             self._show(name, line.decode(errors="replace"))
 
     def tail(self, name: str, count: int = 20) -> list[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from billing_project.local_stack import binaries, ports, postgres, probes, valkey
 from billing_project.local_stack.config import StackConfig
 from billing_project.local_stack.leftovers import ProcessRecord, end_leftovers
-from billing_project.local_stack.output import Output
+from billing_project.local_stack.output import Output, Shown
 from billing_project.local_stack.postgres import Postgres
 from billing_project.local_stack.problems import StackFailedError, StopRequestedError
 from billing_project.local_stack.procfile import read_procfile
@@ -62,7 +62,8 @@ def run(config: StackConfig, *, foreground: Foreground | None = None) -> int:
     lines = read_procfile(config.root / "Procfile")
     with hold(config.state_dir) as state:
         names = ["postgres", "valkey", "emulator", *lines]
-        output = Output(state.folder("log"), names, quiet=foreground is not None)
+        shown = Shown.LAUNCHER if foreground else Shown.ALL
+        output = Output(state.folder("log"), names, shown=shown)
         with contextlib.closing(output):
             if ended := end_leftovers(state):
                 output.say(f"ended {ended} processes that a killed run had left behind")
@@ -83,8 +84,8 @@ def run(config: StackConfig, *, foreground: Foreground | None = None) -> int:
                     _start_parts(supervisor, config, database, broker)
                     _release(supervisor, output, lines)
                     _start_lines(supervisor, config, lines)
-                    _announce(output, config, environment)
                     if foreground is None:
+                        _announce(output, config, environment)
                         return supervisor.attend()
                     return supervisor.attend(foreground.command, then_stay=foreground.then_stay)
                 except StopRequestedError:
@@ -96,9 +97,9 @@ def run(config: StackConfig, *, foreground: Foreground | None = None) -> int:
 
 def report(output: Output, failure: StackFailedError) -> None:
     """Say why the stack stops, with the last lines of the one to blame."""
-    output.say(str(failure))
+    output.complain(str(failure))
     for line in failure.tail:
-        output.say(f"    {line}")
+        output.complain(f"    {line}")
 
 
 def _wanted_ports(config: StackConfig, lines: Mapping[str, str]) -> dict[str, int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from billing_project.local_stack import binaries, postgres, valkey
 from billing_project.local_stack.leftovers import ProcessRecord, end_leftovers
-from billing_project.local_stack.output import Output
+from billing_project.local_stack.output import Output, Shown
 from billing_project.local_stack.problems import (
     CannotStartError,
     StackFailedError,
@@ -48,7 +48,7 @@ def run_with_services(command: list[str], *, broker: bool, folder: Path) -> int:
         if queue:
             environment["CELERY_BROKER_URL"] = queue.url
         parts = [part.service() for part in (database, queue) if part]
-        output = Output(state.folder("log"), ["postgres", "valkey"], quiet=True)
+        output = Output(state.folder("log"), ["postgres", "valkey"], shown=Shown.TROUBLE)
         supervisor = Supervisor(
             output=output, record=ProcessRecord(state), root=folder, environment=environment
         )
