@@ -76,10 +76,11 @@ class Command(BaseCommand):
                 " prints a new one."
             )
         target = sending.Target(api_url=options["api_url"], api_key=api_key)
-        events = _events(trace, options)
         sending.provide_customers(
             target=target, customers=options["customers"], plan=options["plan"]
         )
+        # Only now, when the key is known to work: "now" is remembered for all repetitions.
+        events = _events(trace, options)
         progress = Progress(label="Replaying", total=len(events), stream=sys.stderr)
         started_at = time.monotonic()
         try:
