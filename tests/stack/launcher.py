@@ -1,6 +1,7 @@
 """A launcher under test: started as a person would, watched from outside through /proc."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
 PATIENCE_SECONDS = 20.0
+PID_LINE = re.compile(r"^pid \d+$", re.MULTILINE)
 
 # Short waits, so that a test of the fifth crash does not wait for the other four.
 IMPATIENT = """
@@ -93,6 +95,10 @@ class Launcher:
 
     def said(self, name: str, line: str) -> bool:
         return line in self.log(name)
+
+    def until_told(self, *names: str) -> None:
+        """Wait until each of these processes has printed its number."""
+        self.until(lambda: all(PID_LINE.search("\n".join(self.log(name))) for name in names))
 
     def number(self, name: str, label: str) -> int:
         """Return the latest number a process printed as `label 123`."""

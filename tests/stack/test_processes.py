@@ -32,7 +32,7 @@ def test_stop_ends_what_takes_work_in_before_the_worker(launcher, tmp_path):
     lines = {role: f"env ROLE={role} {line(recording, str(book))}" for role in roles}
     del lines["web"], lines["flower"]  # these two are waited for on their ports
     stack = launcher(**lines, front=f"env ROLE=front {line(recording, str(book))}").start_ready()
-    stack.until(lambda: all(stack.log(role) for role in ("worker", "beat", "front")))
+    stack.until_told("worker", "beat", "front")
 
     stack.stop()
 
@@ -43,7 +43,7 @@ def test_stop_ends_what_takes_work_in_before_the_worker(launcher, tmp_path):
 
 def test_second_request_hastens_and_even_strangers_are_gone(launcher):
     stack = launcher(worker=line(deaf)).start_ready()
-    stack.until(lambda: any(text.startswith("pid") for text in stack.log("worker")))
+    stack.until_told("worker")
     pids = {stack.number("worker", name) for name in ("pid", "child", "stranger")}
     assert pids <= stack.below()
     started = time.monotonic()
@@ -58,7 +58,7 @@ def test_second_request_hastens_and_even_strangers_are_gone(launcher):
 
 def test_dead_process_is_started_again_without_its_orphans(launcher):
     stack = launcher(worker=line(deaf), beat=line(sleeper)).start_ready()
-    stack.until(lambda: any(text.startswith("pid") for text in stack.log("worker")))
+    stack.until_told("worker", "beat")
     first, child = stack.number("worker", "pid"), stack.number("worker", "child")
     beat = stack.number("beat", "pid")
 
@@ -111,7 +111,7 @@ def test_killed_launcher_takes_willing_processes_with_it(launcher):
 
 def test_start_after_a_killed_launcher_ends_what_it_left(launcher):
     killed = launcher(worker=line(deaf)).start_ready()
-    killed.until(lambda: any(text.startswith("pid") for text in killed.log("worker")))
+    killed.until_told("worker")
     left = {killed.number("worker", name) for name in ("pid", "child", "stranger")}
     killed.stop(signal.SIGKILL)
     assert all(is_alive(pid) for pid in left)
@@ -126,10 +126,10 @@ def test_start_after_a_killed_launcher_ends_what_it_left(launcher):
 
 def test_record_of_another_boot_or_a_reused_number_harms_nobody(launcher, tmp_path):
     bystander = launcher(root=tmp_path / "bystander", worker=line(sleeper)).start_ready()
-    bystander.until(lambda: bool(bystander.log("worker")))
+    bystander.until_told("worker")
     pid = bystander.number("worker", "pid")
     stack = launcher(root=tmp_path / "ours", worker=line(sleeper)).start_ready()
-    stack.until(lambda: bool(stack.log("worker")))
+    stack.until_told("worker")
     stack.stop(signal.SIGKILL)
     record = stack.state / "processes.json"
     ours = stack.number("worker", "pid")

@@ -127,21 +127,18 @@ def test_state_of_somebody_else_is_refused(launcher, bare, tmp_path):
     )
 
 
-def test_second_launcher_of_a_folder_is_refused(launcher, tmp_path):
-    first = launcher(worker=line(sleeper)).start_ready()
-    second = Launcher(tmp_path, first.environment)
+def test_second_launcher_of_a_folder_is_refused(launcher, bare, tmp_path):
+    first = launcher(root=tmp_path / "first", worker=line(sleeper)).start_ready()
+    shared = bare | {"STATE_DIR": str(first.state)}
+    second = launcher(shared, root=tmp_path / "second", worker=line(sleeper))
 
     sentence = refusal(second)
-    clean = refusal(Launcher(tmp_path, first.environment), "clean")
 
-    assert (
-        sentence
-        == clean
-        == (
-            f"The stack in {first.state} is already running (process {first.process.pid}): stop it "
-            "with Ctrl-C first, or set STATE_DIR for a second one."
-        )
+    assert sentence == (
+        f"The stack in {first.state} is already running (process {first.process.pid}): stop it "
+        "with Ctrl-C first, or set STATE_DIR for a second one."
     )
+    assert refusal(second, "clean") == sentence
     assert first.stop() == 0
 
 
