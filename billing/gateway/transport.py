@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from http.client import HTTPConnection, HTTPException, HTTPSConnection, IncompleteRead
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -121,6 +121,11 @@ class OverHttp(stripe.HTTPClient):
         try:
             connection.request(method.upper(), target, body=body, headers=dict(headers or {}))
             response = connection.getresponse()
+            if response.length is None and not response.chunked:
+                # The standard library takes headers that end early for whole ones, and would
+                # read until the connection closes.
+                response.close()
+                raise IncompleteRead(b"")
             content = response.read()
         except (OSError, HTTPException) as error:
             connection.close()

@@ -1,0 +1,292 @@
+"""Events become submissions: each unit once, in its own cell, frozen."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+
+from billing.models import Customer, Meter, MeterVersion, PeriodBoundary
+from tests.usage.conftest import make_meter, report
+from usage import flush
+from usage.enums import HeldReason
+from usage.models import FlushRun, HeldUsage, IngestBatch, Submission, SubmissionState
+from usage.quantities import MAX_VALUE
+
+pytestmark = pytest.mark.integration
+
+
+def values(**filters) -> dict[str, Decimal]:
+    """What was made, by meter."""
+    made: dict[str, Decimal] = {}
+    for slug, value in Submission.objects.filter(**filters).values_list("meter__slug", "value"):
+        made[slug] = made.get(slug, Decimal(0)) + value
+    return made
+
+
+def test_one_event_feeds_every_meter_that_reads_it(store, acme, now):
+    store(
+        report("a", at=now, input_tokens=10, cached_tokens=4), report("b", at=now, input_tokens=5)
+    )
+
+    result = flush.flush_batches(now=now)
+
+    assert result == flush.FlushResult(
+        batch_count=1, event_count=2, submission_count=3, held_count=0
+    )
+    assert values() == {"input_tokens": 15, "cached_tokens": 4, "llm_calls": 2}
+
+
+def test_a_submission_is_frozen_as_stripe_will_get_it(store, acme, meters, now):
+    store(
+        report("a", at=now - timedelta(minutes=20), input_tokens=10),
+        report("b", at=now.replace(microsecond=900_000), input_tokens=5),
+        report("c", at=now - timedelta(minutes=10), input_tokens=1),
+    )
+
+    flush.flush_batches(now=now + timedelta(hours=3))
+
+    submission = Submission.objects.get(meter=meters.input)
+    assert submission.timestamp == now.replace(microsecond=0)
+    assert submission.window_start == submission.segment_start == now.replace(minute=0, second=0)
+    assert (submission.event_count, submission.value) == (3, 16)
+    assert json.loads(submission.payload) == {
+        "event_name": "mk_input_tokens",
+        "identifier": submission.identifier,
+        "payload": {"stripe_customer_id": "cus_acme", "value": "16"},
+        "timestamp": int(now.timestamp()),
+    }
+    standing = submission.standing
+    assert (standing.state, standing.attempt_count, standing.next_action_at) == (
+        "ready",
+        0,
+        now + timedelta(hours=3),
+    )
+
+
+def test_a_second_flush_finds_nothing(store, acme, now):
+    store(report("a", at=now))
+    flush.flush_batches(now=now)
+
+    assert flush.flush_batches(now=now) == flush.FlushResult()
+    assert FlushRun.objects.count() == 1
+    assert Submission.objects.count() == 2
+
+
+@pytest.mark.parametrize(
+    ("instant", "hour"),
+    [
+        ("2026-11-20T11:59:59.999999Z", "2026-11-20T11:00:00Z"),
+        ("2026-11-20T12:00:00Z", "2026-11-20T12:00:00Z"),
+        ("2026-11-20T12:29:59+05:30", "2026-11-20T06:00:00Z"),
+        ("2026-10-31T23:59:59Z", "2026-10-31T23:00:00Z"),
+    ],
+)
+def test_cells_are_utc_hours_start_included(store, acme, meters, now, instant, hour):
+    store(report("a", at=datetime.fromisoformat(instant)))
+
+    flush.flush_batches(now=now)
+
+    assert Submission.objects.get(meter=meters.input).window_start == datetime.fromisoformat(hour)
+
+
+def test_cells_are_kept_apart_by_customer_and_hour(store, acme, meters, now):
+    Customer.objects.create(external_id="other", stripe_customer_id="cus_other")
+    store(
+        report("a", at=now, input_tokens=1),
+        report("b", at=now - timedelta(hours=1), input_tokens=2),
+        report("c", at=now, input_tokens=4, subject="other"),
+    )
+
+    flush.flush_batches(now=now)
+
+    made = Submission.objects.filter(meter=meters.input).order_by("value")
+    assert [(s.customer.external_id, s.window_start.hour, s.value) for s in made] == [
+        ("acme", 12, 1),
+        ("acme", 11, 2),
+        ("other", 12, 4),
+    ]
+
+
+def test_a_cell_is_cut_at_each_billing_boundary(store, acme, meters, now):
+    hour = now.replace(minute=0, second=0)
+    for minutes in (0, 15, 45):
+        PeriodBoundary.objects.create(customer=acme, at=hour + timedelta(minutes=minutes))
+    other = Customer.objects.create(external_id="other", stripe_customer_id="cus_other")
+    PeriodBoundary.objects.create(customer=other, at=hour + timedelta(minutes=30))
+    at_boundary = hour + timedelta(minutes=15)
+    store(
+        report("1", at=hour, input_tokens=1),
+        report("2", at=at_boundary - timedelta(microseconds=1), input_tokens=2),
+        report("4", at=at_boundary, input_tokens=4),
+        report("8", at=hour + timedelta(minutes=44), input_tokens=8),
+        report("16", at=hour + timedelta(minutes=59), input_tokens=16),
+        at=hour + timedelta(hours=1),
+    )
+
+    flush.flush_batches(now=hour + timedelta(hours=1))
+
+    made = Submission.objects.filter(meter=meters.input).order_by("segment_start")
+    assert [((s.segment_start - hour).seconds // 60, s.value) for s in made] == [
+        (0, 3),
+        (15, 12),
+        (45, 16),
+    ]
+    assert all(s.segment_start <= s.timestamp for s in made)
+    assert {s.window_start for s in made} == {hour}
+
+
+def test_a_meter_counts_only_within_its_definition(store, acme, meters, now):
+    MeterVersion.objects.filter(meter=meters.input).update(
+        effective_from=now - timedelta(minutes=10), effective_until=now - timedelta(minutes=5)
+    )
+    ages = {"before": 600.000001, "start": 600, "inside": 400, "end": 300, "after": 10}
+    store(
+        *(
+            report(name, at=now - timedelta(seconds=age), input_tokens=1)
+            for name, age in ages.items()
+        )
+    )
+
+    flush.flush_batches(now=now)
+
+    assert values() == {"input_tokens": 2, "llm_calls": 5}
+
+
+def test_the_scale_makes_whole_numbers_of_decimals(store, acme, now):
+    seconds = make_meter("seconds", "seconds", required=False)
+    Meter.objects.filter(pk=seconds.pk).update(scale=3)
+    store(
+        report("a", at=now, input_tokens=0, seconds="0.125"),
+        report("b", at=now, input_tokens=0, seconds=2),
+    )
+
+    flush.flush_batches(now=now)
+
+    assert values(meter=seconds) == {"seconds": 2125}
+
+
+def test_a_total_beyond_fifteen_digits_is_split(store, acme, meters, now):
+    store(*(report(str(i), at=now, input_tokens=MAX_VALUE) for i in range(3)))
+
+    flush.flush_batches(now=now)
+
+    parts = Submission.objects.filter(meter=meters.input).order_by("part")
+    assert [(s.part, s.value, s.event_count) for s in parts] == [
+        (0, MAX_VALUE, 3),
+        (1, MAX_VALUE, 0),
+        (2, MAX_VALUE, 0),
+    ]
+
+
+def test_a_run_takes_whole_batches_up_to_its_limit(store, acme, now):
+    for batch in range(3):
+        store(report(f"{batch}-1", at=now), report(f"{batch}-2", at=now))
+
+    runs = [flush.flush_batches(now=now, event_limit=4) for _ in range(3)]
+
+    assert [run.event_count for run in runs] == [4, 2, 0]
+
+
+def test_a_batch_larger_than_the_limit_is_still_taken(store, acme, now):
+    store(*(report(str(i), at=now) for i in range(5)))
+
+    assert flush.flush_batches(now=now, event_limit=1).event_count == 5
+
+
+def test_usage_of_an_unknown_customer_is_held_and_others_go_on(store, acme, meters, now):
+    store(report("a", at=now, subject="nobody", input_tokens=7), report("b", at=now))
+
+    result = flush.flush_batches(now=now)
+
+    assert (result.submission_count, result.held_count) == (2, 3)
+    held = HeldUsage.objects.get(meter=meters.input)
+    assert (held.subject, held.reason, held.event_count, held.released_at) == (
+        "nobody",
+        HeldReason.UNKNOWN_CUSTOMER,
+        1,
+        None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("missing", "reason"),
+    [
+        ("customer", HeldReason.CUSTOMER_NOT_AT_STRIPE),
+        ("meter", HeldReason.METER_NOT_AT_STRIPE),
+    ],
+)
+def test_usage_is_held_until_stripe_knows_both(store, acme, meters, now, missing, reason):
+    if missing == "customer":
+        Customer.objects.update(stripe_customer_id=None)
+    else:
+        Meter.objects.filter(slug="input_tokens").update(stripe_meter_id=None)
+    store(report("a", at=now, input_tokens=7))
+
+    flush.flush_batches(now=now)
+
+    assert HeldUsage.objects.get(meter=meters.input).reason == reason
+    assert flush.release_held(now=now) == 0
+
+
+def test_held_usage_is_released_by_folding_it_again(store, meters, now):
+    store(report("a", at=now, subject="late", input_tokens=7), report("b", at=now, subject="never"))
+    store(report("c", at=now, subject="late", input_tokens=5))
+    flush.flush_batches(now=now, event_limit=1)
+    flush.flush_batches(now=now, event_limit=1)
+    late = Customer.objects.create(external_id="late", stripe_customer_id="cus_late")
+    PeriodBoundary.objects.create(customer=late, at=now.replace(minute=10))
+
+    released = [flush.release_held(now=now + timedelta(hours=2)) for _ in range(2)]
+
+    assert released == [4, 0]
+    made = Submission.objects.filter(meter=meters.input).order_by("pk")
+    assert [(s.customer, s.value, s.segment_start.minute) for s in made] == [
+        (late, 7, 10),
+        (late, 5, 10),
+    ]
+    assert [s.run_id for s in made] == list(
+        FlushRun.objects.order_by("pk").values_list("pk", flat=True)
+    )
+    assert set(HeldUsage.objects.filter(released_at=None).values_list("subject", flat=True)) == {
+        "never"
+    }
+
+
+def test_a_released_row_cannot_be_released_into_the_same_cell_twice(store, meters, now):
+    store(report("a", at=now, subject="late", input_tokens=7))
+    flush.flush_batches(now=now)
+    Customer.objects.create(external_id="late", stripe_customer_id="cus_late")
+    flush.release_held(now=now)
+    HeldUsage.objects.update(released_at=None)
+
+    with pytest.raises(Exception, match="usage_submission_once_per_run_and_cell"):
+        flush.release_held(now=now)
+
+
+def test_a_sum_of_nothing_needs_no_submission(store, acme, meters, now):
+    store(report("a", at=now, input_tokens=0))
+
+    flush.flush_batches(now=now)
+
+    assert values() == {"llm_calls": 1}
+    assert SubmissionState.objects.count() == 1
+    assert IngestBatch.objects.get().run is not None
+
+
+def test_the_session_time_zone_changes_no_cell(store, acme, meters, now):
+    from django.db import connection  # noqa: PLC0415
+
+    store(report("a", at=datetime(2026, 11, 20, 11, 45, tzinfo=UTC)))
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL timezone = 'Asia/Kathmandu'")
+
+    flush.flush_batches(now=now)
+
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL timezone = 'UTC'")
+    assert Submission.objects.get(meter=meters.input).window_start == datetime(
+        2026, 11, 20, 11, tzinfo=UTC
+    )

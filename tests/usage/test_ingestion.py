@@ -1,0 +1,175 @@
+"""Events are stored once each, and every one's fate is told."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from billing.models import MeterVersion, Source
+from tests.usage.conftest import report
+from usage.ingestion import CONFLICT, Refusal, Stored, accept
+from usage.models import EventConflict, IngestBatch, UsageEvent
+
+pytestmark = pytest.mark.integration
+
+
+def stored_ids() -> list[str]:
+    return sorted(UsageEvent.objects.values_list("event_id", flat=True))
+
+
+def test_events_are_stored_as_one_batch(store, now, source):
+    outcomes = store(report("a", at=now), report("b", at=None, input_tokens=3))
+
+    assert outcomes == [Stored.ACCEPTED, Stored.ACCEPTED]
+    [batch] = IngestBatch.objects.all()
+    assert (batch.event_count, batch.run_id, batch.source) == (2, None, source)
+    a, b = UsageEvent.objects.order_by("event_id")
+    assert (a.subject, a.type, a.data, a.occurred_at, a.received_at, a.batch) == (
+        "acme",
+        "llm.call",
+        {"input_tokens": 10},
+        now,
+        now,
+        batch,
+    )
+    assert b.occurred_at == now
+
+
+def test_a_repetition_is_a_duplicate_and_leaves_no_batch(store, now):
+    store(report("a", at=now), report("b", at=None))
+
+    outcomes = store(report("b", at=None), report("a", at=now), at=now + timedelta(days=200))
+
+    assert outcomes == [Stored.DUPLICATE, Refusal("time", "is more than 34 days in the past")]
+    outcomes = store(report("b", at=None), report("a", at=now), at=now + timedelta(hours=1))
+    assert outcomes == [Stored.DUPLICATE, Stored.DUPLICATE]
+    assert IngestBatch.objects.count() == 1
+
+
+def test_the_same_instant_in_another_offset_is_a_duplicate(store, now):
+    store(report("a", at=now.astimezone(UTC)))
+
+    assert store(report("a", at=now)) == [Stored.DUPLICATE]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"input_tokens": 11},
+        {"input_tokens": 10, "model": "m"},
+        {"subject": "other"},
+        {"at": datetime(2026, 11, 20, 12, 30, 16, tzinfo=UTC)},
+    ],
+)
+def test_a_known_id_with_another_payload_is_a_conflict_and_the_first_stays(store, now, changed):
+    store(report("a", at=now))
+    before = list(UsageEvent.objects.values())
+
+    outcomes = [store(report("a", **{"at": now} | changed)) for _ in range(2)]
+
+    assert outcomes == [[CONFLICT], [CONFLICT]]
+    assert list(UsageEvent.objects.values()) == before
+    assert EventConflict.objects.count() == 1
+    assert EventConflict.objects.get().payload["subject"] == changed.get("subject", "acme")
+
+
+def test_ids_inside_one_request_are_judged_like_those_of_two(store, now):
+    outcomes = store(
+        report("a", at=now),
+        report("a", at=now),
+        report("a", at=now, input_tokens=99),
+        report("b", at=now),
+    )
+
+    assert outcomes == [Stored.ACCEPTED, Stored.DUPLICATE, CONFLICT, Stored.ACCEPTED]
+    assert stored_ids() == ["a", "b"]
+
+
+def test_a_repetition_and_its_conflict_in_one_request_are_told_apart(store, now):
+    store(report("a", at=now))
+
+    outcomes = store(report("a", at=now, input_tokens=99), report("a", at=now))
+
+    assert outcomes == [CONFLICT, Stored.DUPLICATE]
+
+
+def test_another_source_has_ids_of_its_own(store, meters, now):
+    store(report("a", at=now))
+    other = Source.objects.create(name="other")
+
+    assert accept(source_id=other.pk, reports=[report("a", at=now)], now=now) == [Stored.ACCEPTED]
+    assert stored_ids() == ["a", "a"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "refusal"),
+    [
+        ({"type": "llm.cal"}, Refusal("type", "no meter of the catalogue reads 'llm.cal'")),
+        ({"model": "m"}, Refusal("data.input_tokens", "is required by input_tokens")),
+        ({"input_tokens": True}, Refusal("data.input_tokens", "must be a number")),
+        ({"input_tokens": -1}, Refusal("data.input_tokens", "must not be negative")),
+        (
+            {"input_tokens": 1, "cached_tokens": "x"},
+            Refusal("data.cached_tokens", "must be a number"),
+        ),
+    ],
+)
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_a_bad_event_is_refused_and_its_neighbours_stored(store, now, bad, refusal, position):
+    reports = [report("a", at=now), report("b", at=now)]
+    reports.insert(position, report("bad", at=now, **bad))
+
+    outcomes = store(*reports)
+
+    assert outcomes[position] == refusal
+    assert outcomes.count(Stored.ACCEPTED) == 2
+    assert stored_ids() == ["a", "b"]
+    assert IngestBatch.objects.get().event_count == 2
+
+
+@pytest.mark.parametrize(
+    ("age", "taken"),
+    [
+        (timedelta(days=34), True),
+        (timedelta(days=34, microseconds=1), False),
+        (timedelta(days=36), False),
+        (timedelta(seconds=-120), True),
+        (timedelta(seconds=-120, microseconds=-1), False),
+        (timedelta(days=-1), False),
+    ],
+)
+def test_time_limits_hold_to_the_microsecond(store, now, age, taken):
+    [outcome] = store(report("a", at=now - age))
+
+    assert (outcome == Stored.ACCEPTED) is taken
+    assert isinstance(outcome, Refusal) is not taken
+    assert stored_ids() == (["a"] if taken else [])
+
+
+def test_a_property_is_asked_for_from_its_definitions_start_on(store, meters, now):
+    MeterVersion.objects.filter(meter=meters.input).update(effective_from=now)
+
+    before, after = store(
+        report("before", at=now - timedelta(microseconds=1), model="m"),
+        report("after", at=now, model="m"),
+    )
+
+    assert before == Stored.ACCEPTED
+    assert after == Refusal("data.input_tokens", "is required by input_tokens")
+
+
+@pytest.mark.parametrize(
+    "text", ['"', "\\", "{a,b}", "NULL", "", "é", "日本", "'; --", "\\x41", "a b"]
+)
+def test_awkward_text_is_stored_to_the_letter(store, now, text):
+    outcomes = store(report(f"id {text}", at=now, subject=f"s {text}", input_tokens=1, note=text))
+
+    assert outcomes == [Stored.ACCEPTED]
+    event = UsageEvent.objects.get()
+    assert (event.event_id, event.subject, event.data["note"]) == (f"id {text}", f"s {text}", text)
+
+
+def test_a_request_of_refusals_stores_nothing(store):
+    assert store(Refusal("id", "is required")) == [Refusal("id", "is required")]
+    assert not IngestBatch.objects.exists()
