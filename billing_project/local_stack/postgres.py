@@ -204,7 +204,8 @@ def _as_system_account(programs: Path, state: StateFolder, *, durable: bool) -> 
     programs, data and socket live in its home.
     """
     user, group = _account()
-    home = _private_home(_ACCOUNT_HOME, user, group, mode=0o755)
+    # Root runs some of the copied programs too, so only root may change them.
+    home = _private_home(_ACCOUNT_HOME, 0, 0, mode=0o755)
     folder = _private_home(_account_folder(state.path), user, group, mode=0o700)
     sockets = _private_home(folder / "run", user, group, mode=0o700)
     for stale in sockets.iterdir():

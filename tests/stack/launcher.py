@@ -107,33 +107,48 @@ class Launcher:
 
     def below(self) -> set[int]:
         """Return the living processes this launcher started, however deep, without itself."""
-        own = self.process.pid if self.process else None
-        return {pid for pid in self._marked() if pid != own}
+        pids = {int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()}
+        alive = {pid for pid in pids if is_alive(pid)}
+        own = {self.process.pid} if self.process else set()
+        found = own | {pid for pid in alive if self._carries_mark(pid)}
+        size = 0
+        while size < len(found):
+            size = len(found)
+            found |= {pid for pid in alive if parent(pid) in found}
+        return found - own
 
-    def _marked(self) -> set[int]:
-        found = set()
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and is_alive(int(entry.name)):
-                try:
-                    # The servers overwrite their environment for their process titles, but
-                    # work in their data folders.
-                    marked = self.mark.encode() in (entry / "environ").read_bytes()
-                    if marked or (entry / "cwd").readlink().is_relative_to(self.root):
-                        found.add(int(entry.name))
-                except OSError:
-                    continue
-        return found
+    def _carries_mark(self, pid: int) -> bool:
+        # The servers overwrite their environment for their process titles, but work in their
+        # data folders.
+        folder = Path("/proc") / str(pid)
+        try:
+            marked = self.mark.encode() in (folder / "environ").read_bytes()
+            return marked or (folder / "cwd").readlink().is_relative_to(self.root)
+        except OSError:
+            return False
 
     def end_all(self) -> None:
         """Leave nothing of a failed test behind."""
-        for pid in self._marked():
+        left = self.below()
+        if self.process and not self.ended:
+            left.add(self.process.pid)
+        for pid in left:
             os.kill(pid, signal.SIGKILL)
         if self.process:
             self.process.wait(PATIENCE_SECONDS)
 
 
-def is_alive(pid: int) -> bool:
+def status(pid: int) -> list[str]:
+    """Return what follows the program's name in /proc/PID/stat: state, parent and so on."""
     try:
-        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return False
+        return ["gone", "0"]
+
+
+def is_alive(pid: int) -> bool:
+    return status(pid)[0] not in {"Z", "gone"}
+
+
+def parent(pid: int) -> int:
+    return int(status(pid)[1])
