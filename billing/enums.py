@@ -43,4 +43,5 @@ class CaseKind(models.TextChoices):
     EXPIRED = "expired", "too old for Stripe to take"
     HELD = "held", "usage is held"
     DISCREPANCY = "discrepancy", "Stripe's books differ from ours"
+    WEBHOOK = "webhook", "a webhook cannot be handled"
     MISCONFIGURED = "misconfigured", "Stripe refuses our key or our set-up"

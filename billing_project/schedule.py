@@ -49,6 +49,18 @@ JOBS = (
         reason="handle stored webhooks whose wake-up was lost",
     ),
     Job(
+        task="billing.finish_customers",
+        queue="webhooks",
+        seconds=60,
+        reason="create at Stripe the customers an outage or a crash left without an id",
+    ),
+    Job(
+        task="billing.finish_subscriptions",
+        queue="webhooks",
+        seconds=60,
+        reason="create at Stripe the subscriptions an outage or a crash left without an id",
+    ),
+    Job(
         task="reconciliation.reconcile_recent",
         queue="reconciliation",
         utc_time="02:30",

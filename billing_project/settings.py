@@ -93,6 +93,8 @@ AUTH_PASSWORD_VALIDATORS = [
 ]
 STATIC_URL = "static/"
 STATIC_ROOT = BASE_DIR / "staticfiles"
+# Never in the session: a new API key is shown in a message, and sessions are stored in the database.
+MESSAGE_STORAGE = "django.contrib.messages.storage.cookie.CookieStorage"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 UNFOLD = {
@@ -312,6 +314,8 @@ DEPLOYMENT = env.text("METERKEEPER_DEPLOYMENT", "default")
 # --- billing -------------------------------------------------------------------------------------
 
 BILLING_CATALOGUE_FILE = Path(env.text("BILLING_CATALOGUE_FILE", str(BASE_DIR / "catalogue.toml")))
+BILLING_WEBHOOK_ROUTES = "billing_project.webhook_routes.ROUTES"
+"""Dotted path of the table from event type to handler; billing itself imports no other package."""
 BILLING_REFERENCE_CACHE_SECONDS = 30
 """How long a web process trusts its copy of API keys and catalogue."""
 

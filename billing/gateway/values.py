@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,3 +24,119 @@ class Summary:
     window_start: datetime
     window_end: datetime
     value: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class StripeMeter:
+    """A meter as Stripe has it. `event_time_window` is empty for a meter that counts each event."""
+
+    id: str
+    event_name: str
+    display_name: str
+    formula: str
+    is_active: bool
+    event_time_window: str
+    customer_key: str
+    value_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class StripeProduct:
+    """A product: what an invoice line is called."""
+
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class PriceTerms:
+    """What never changes about a price.
+
+    `rule` holds Stripe's own fields, amounts as decimal texts in the currency's minor unit:
+    `unit_amount_decimal`, with `transform_quantity` for a package, or `tiers_mode` and `tiers`,
+    where the last tier's `up_to` is "inf".
+    """
+
+    currency: str
+    interval: str
+    meter_id: str | None
+    rule: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StripePrice:
+    """A price as Stripe has it. `deployment` is empty when the price carries no stamp."""
+
+    id: str
+    lookup_key: str
+    product_id: str
+    is_active: bool
+    deployment: str
+    terms: PriceTerms
+
+
+@dataclass(frozen=True, slots=True)
+class ItemPeriod:
+    """One item of a subscription and its current period, start included, end not."""
+
+    id: str
+    price_id: str
+    start: datetime
+    end: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionState:
+    """A subscription as Stripe had it at some moment after `asked_at`.
+
+    The two secrets let a page of ours collect a card: `setup_secret` when nothing is due,
+    `payment_secret` when a first invoice waits. Empty when there is nothing to collect.
+    """
+
+    id: str
+    customer_id: str
+    status: str
+    metadata: Mapping[str, str]
+    items: tuple[ItemPeriod, ...]
+    cancel_at: datetime | None
+    ended_at: datetime | None
+    setup_secret: str
+    payment_secret: str
+    asked_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class InvoiceState:
+    """An invoice as Stripe had it at some moment after `asked_at`; `total` in minor units."""
+
+    id: str
+    customer_id: str
+    subscription_id: str
+    subscription_metadata: Mapping[str, str]
+    status: str
+    currency: str
+    total: int
+    automatically_finalizes_at: datetime | None
+    created_at: datetime
+    asked_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """A webhook whose signature was good. A thin one only names what to fetch."""
+
+    event_id: str
+    type: str
+    object_id: str
+    live_mode: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ThinEvent:
+    """A thin event fetched from Stripe: `data` is its own, not the delivery's."""
+
+    id: str
+    type: str
+    created_at: datetime
+    object_id: str
+    data: Mapping[str, Any]

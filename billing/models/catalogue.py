@@ -77,7 +77,6 @@ class Plan(models.Model):
     slug = models.SlugField(max_length=50, unique=True)
     name = models.CharField(max_length=200)
     active = models.BooleanField(default=True, help_text="whether new subscriptions may use it")
-    stripe_product_id = models.CharField(max_length=255, unique=True, null=True, blank=True)
 
     class Meta:
         ordering = ("slug",)
@@ -91,6 +90,7 @@ class Price(models.Model):
 
     plan = models.ForeignKey(Plan, on_delete=models.PROTECT, related_name="prices")
     lookup_key = models.CharField(max_length=200)
+    name = models.CharField(max_length=200, help_text="what an invoice line is called")
     kind = models.CharField(max_length=10, choices=PriceKind)
     meter = models.ForeignKey(
         Meter, on_delete=models.PROTECT, null=True, blank=True, related_name="prices"
@@ -101,6 +101,7 @@ class Price(models.Model):
         help_text="Stripe's price rule: unit_amount_decimal, or with transform_quantity, or tiers"
     )
     stripe_price_id = models.CharField(max_length=255, unique=True)
+    stripe_product_id = models.CharField(max_length=255)
     active = models.BooleanField(default=True)
 
     class Meta:

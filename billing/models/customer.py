@@ -24,10 +24,23 @@ class Customer(models.Model):
         blank=True,
         help_text="empty until Stripe has answered; usage is held until then",
     )
+    stripe_asked_at = models.DateTimeField(
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="when Stripe was last asked to create it; nobody else asks for a while",
+    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:
         ordering = ("external_id",)
+        indexes = [
+            models.Index(
+                fields=("id",),
+                condition=models.Q(stripe_customer_id__isnull=True),
+                name="billing_customer_unlinked",
+            ),
+        ]
 
     def __str__(self) -> str:
         return self.external_id

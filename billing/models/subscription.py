@@ -20,6 +20,18 @@ class Subscription(models.Model):
     )
     cancel_at = models.DateTimeField(null=True, blank=True)
     ended_at = models.DateTimeField(null=True, blank=True)
+    stripe_asked_at = models.DateTimeField(
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="when Stripe was last asked to create it; nobody else asks for a while",
+    )
+    mirrored_at = models.DateTimeField(
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="when Stripe was asked for what stands here; an older answer changes nothing",
+    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:
@@ -29,6 +41,13 @@ class Subscription(models.Model):
                 fields=("customer", "plan"),
                 condition=~models.Q(status__in=("canceled", "incomplete_expired")),
                 name="billing_subscription_one_live_per_plan",
+            ),
+        ]
+        indexes = [
+            models.Index(
+                fields=("id",),
+                condition=models.Q(stripe_subscription_id__isnull=True),
+                name="billing_subscription_unlinked",
             ),
         ]
 
@@ -81,6 +100,9 @@ class Invoice(models.Model):
     currency = models.CharField(max_length=3)
     total = models.BigIntegerField(help_text="in the currency's minor unit")
     automatically_finalizes_at = models.DateTimeField(null=True, blank=True)
+    mirrored_at = models.DateTimeField(
+        help_text="when Stripe was asked for what stands here; an older answer changes nothing"
+    )
     created_at = models.DateTimeField()
 
     class Meta:

@@ -14,6 +14,7 @@ class WebhookEvent(models.Model):
     stripe_event_id = models.CharField(max_length=255, unique=True)
     kind = models.CharField(max_length=10, choices=WebhookKind)
     type = models.CharField(max_length=200)
+    live_mode = models.BooleanField()
     object_id = models.CharField(max_length=255, blank=True)
     body = models.TextField(help_text="the raw body whose signature was verified")
     received_at = models.DateTimeField(default=timezone.now)

@@ -1,0 +1,1 @@
+"""Stripe's webhooks: `views` verify and store, `inbox` hands out, `handlers` act."""

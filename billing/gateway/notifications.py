@@ -1,0 +1,94 @@
+"""Stripe's webhooks: telling a real one from a forged, altered or replayed one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import stripe
+
+from billing.enums import WebhookKind
+from billing.gateway.client import connection
+from billing.gateway.errors import sorted_errors
+from billing.gateway.values import Notification, ThinEvent
+
+TOLERANCE_SECONDS = 300
+"""How far a signature's time may lie from ours, to either side.
+
+Stripe's SDK looks to the past only, so a captured delivery stamped ahead would stay good for
+longer. Source: Stripe's webhook guide for the figure.
+"""
+OBJECTS = {WebhookKind.SNAPSHOT: "event", WebhookKind.THIN: "v2.core.event"}
+
+
+class NotGenuine(Exception):
+    """A body that Stripe did not sign for this endpoint just now."""
+
+
+def verify(
+    *, body: bytes, signature: str, secrets: Sequence[str], kind: WebhookKind, now: datetime
+) -> Notification:
+    """Return what a webhook says of itself, once one of `secrets` is seen to have signed it.
+
+    `body` is the request's raw bytes. Several secrets are in force while one is rolled; without any
+    every body is refused.
+
+    Raises:
+        NotGenuine: the signature, its time or the body is not what Stripe sends.
+    """
+    if not secrets:
+        raise NotGenuine("no webhook secret is configured")
+    if not signature.isascii() or not any(_is_signed(body, signature, each) for each in secrets):
+        raise NotGenuine("the signature does not match")
+    if abs(now.timestamp() - _signed_at(signature)) > TOLERANCE_SECONDS:
+        raise NotGenuine(f"the signature's time is more than {TOLERANCE_SECONDS} s from ours")
+    event = json.loads(body)
+    if not isinstance(event, dict) or event.get("object") != OBJECTS[kind]:
+        raise NotGenuine(f"the body is no {kind.value} event")
+    return Notification(
+        event_id=str(event["id"]),
+        type=str(event["type"]),
+        object_id=_object_id(event, kind),
+        live_mode=event.get("livemode") is True,
+    )
+
+
+def fetch_thin_event(event_id: str) -> ThinEvent:
+    """Fetch a thin event: its delivery names it and is never data."""
+    with sorted_errors():
+        event = connection().v2.core.events.retrieve(event_id)
+    fields = event.to_dict()
+    return ThinEvent(
+        id=fields["id"],
+        type=fields["type"],
+        created_at=_instant(fields["created"]),
+        object_id=_object_id(fields, WebhookKind.THIN),
+        data=fields.get("data") or {},
+    )
+
+
+def _is_signed(body: bytes, signature: str, secret: str) -> bool:
+    try:
+        stripe.WebhookSignature.verify_header(body, signature, secret)
+    except (stripe.SignatureVerificationError, UnicodeDecodeError):
+        return False
+    return True
+
+
+def _signed_at(signature: str) -> int:
+    """Return the time a good signature covers: the first `t`, as the SDK reads it."""
+    return next(int(part.split("=")[1]) for part in signature.split(",") if part[:2] == "t=")
+
+
+def _object_id(event: dict[str, Any], kind: WebhookKind) -> str:
+    if kind is WebhookKind.THIN:
+        subject = event.get("related_object") or {}
+    else:
+        subject = (event.get("data") or {}).get("object") or {}
+    return str(subject.get("id") or "")
+
+
+def _instant(created: str | datetime) -> datetime:
+    return created if isinstance(created, datetime) else datetime.fromisoformat(created)

@@ -1,0 +1,46 @@
+"""Wake-ups of billing's passes. What is due is found in the database, never in a message."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import structlog
+from celery import shared_task
+from django.conf import settings
+from django.utils import timezone
+from django.utils.module_loading import import_string
+
+from billing import customers, subscriptions
+from billing.webhooks import inbox
+
+log = structlog.get_logger()
+
+WEBHOOKS_PER_PASS = 500
+WEBHOOK_PASS_SECONDS = 15
+"""With one call's deadline of 25 s added it stays below the soft limit."""
+ROWS_PER_SWEEP = 100
+
+
+@shared_task(name="billing.process_webhooks", queue="webhooks", ignore_result=True)
+def process_webhooks() -> None:
+    """Handle stored webhooks that are due."""
+    result = inbox.process_due(
+        routes=import_string(settings.BILLING_WEBHOOK_ROUTES),
+        limit=WEBHOOKS_PER_PASS,
+        seconds=WEBHOOK_PASS_SECONDS,
+    )
+    log.info("billing.webhooks.pass_finished", **asdict(result))
+
+
+@shared_task(name="billing.finish_customers", queue="webhooks", ignore_result=True)
+def finish_customers() -> None:
+    """Give customers without a Stripe id theirs."""
+    result = customers.ensure_customers_at_stripe(now=timezone.now(), limit=ROWS_PER_SWEEP)
+    log.info("billing.customers.sweep_finished", **asdict(result))
+
+
+@shared_task(name="billing.finish_subscriptions", queue="webhooks", ignore_result=True)
+def finish_subscriptions() -> None:
+    """Give subscriptions without a Stripe id theirs."""
+    result = subscriptions.ensure_subscriptions_at_stripe(now=timezone.now(), limit=ROWS_PER_SWEEP)
+    log.info("billing.subscriptions.sweep_finished", **asdict(result))
