@@ -37,12 +37,11 @@ run: $(STAMP) ## Start the whole system and stay until Ctrl-C (PORT, FLOWER_PORT
 	@exec $(STACK) run
 
 .PHONY: clean
-clean: $(STAMP) ## Throw away the stopped system's state: database, queues, emulator, logs
-	@$(STACK) clean
+clean: ## Throw away the stopped system's state: database, queues, emulator, logs
+	@if [ -x $(VENV)/python ]; then $(STACK) clean; fi
 
 .PHONY: distclean
-distclean: ## Throw away the state, .venv, caches and collected files
-	@if [ -x $(VENV)/python ]; then $(STACK) clean; fi
+distclean: clean ## Throw away the state, .venv, caches and collected files
 	@rm -rf .venv staticfiles bench-results .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage htmlcov
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -88,7 +87,7 @@ lock: $(STAMP) ## Resolve requirements*.in again into the lock files, with hashe
 
 .PHONY: bench
 bench: $(STAMP) ## Measure, against references in the same run (ARGS=)
-	@exec $(STACK) with-services --broker -- python -m bench $(ARGS)
+	@exec $(STACK) with-services --broker --durable -- python -m tests.bench $(ARGS)
 
 .PHONY: bench-emulator
 bench-emulator: $(STAMP) ## Measure the Stripe emulator alone (ARGS=)

@@ -40,7 +40,10 @@ def _dispatch(options: argparse.Namespace) -> int:
             return clean(state_dir(root, os.environ))
         case _:
             return throwaway.run_with_services(
-                _command(options), broker=options.broker, folder=Path.cwd()
+                _command(options),
+                broker=options.broker,
+                durable=options.durable,
+                folder=Path.cwd(),
             )
 
 
@@ -100,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("clean", help="throw the state folder away")
     services = commands.add_parser("with-services", help="run a command with a throwaway database")
     services.add_argument("--broker", action="store_true", help="and a throwaway broker")
+    services.add_argument("--durable", action="store_true", help="flush commits to disk")
     services.add_argument("command", nargs=argparse.REMAINDER)
     return parser
 

@@ -131,6 +131,8 @@ def _environment(
         environment["CELERY_BROKER_URL"] = broker.url
     if config.starts_emulator:
         environment["STRIPE_EMULATOR_URL"] = f"http://{ports.LOOPBACK}:{config.emulator_port}"
+        # It signs both kinds of event with one secret.
+        environment["STRIPE_THIN_WEBHOOK_SECRET"] = environment["STRIPE_WEBHOOK_SECRET"]
     return environment
 
 
@@ -172,7 +174,6 @@ def _emulator(config: StackConfig, environment: Mapping[str, str]) -> Service:
             f"--forward-to={ours}/webhooks/stripe",
             f"--forward-thin-to={ours}/webhooks/stripe/thin",
             f"--webhook-secret={environment['STRIPE_WEBHOOK_SECRET']}",
-            f"--thin-webhook-secret={environment['STRIPE_THIN_WEBHOOK_SECRET']}",
         ),
         wave=Wave.EMULATOR,
         stop_seconds=15,

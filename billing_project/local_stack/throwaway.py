@@ -26,11 +26,12 @@ _FRESH_SECONDS = 60.0
 """A folder younger than this may belong to a launcher that has not locked it yet."""
 
 
-def run_with_services(command: list[str], *, broker: bool, folder: Path) -> int:
+def run_with_services(command: list[str], *, broker: bool, durable: bool, folder: Path) -> int:
     """Run `command` in `folder` with DATABASE_URL, and CELERY_BROKER_URL if asked, set and served.
 
-    A variable that is set already is left alone and its part not started. Nothing is flushed to
-    disk. Returns the command's exit code.
+    A variable that is set already is left alone and its part not started. Only with `durable` does
+    a commit reach the disk, as a measurement needs and a test does not. Returns the command's exit
+    code.
 
     Raises:
         CannotStartError: there is no server program, or no such command.
@@ -40,8 +41,8 @@ def run_with_services(command: list[str], *, broker: bool, folder: Path) -> int:
     needs_database = not os.environ.get("DATABASE_URL")
     needs_broker = broker and not os.environ.get("CELERY_BROKER_URL")
     with _temporary_state() as state:
-        database = postgres.prepare(state, durable=False) if needs_database else None
-        queue = valkey.prepare(state, durable=False) if needs_broker else None
+        database = postgres.prepare(state, durable=durable) if needs_database else None
+        queue = valkey.prepare(state, durable=durable) if needs_broker else None
         environment = {**os.environ, "PATH": binaries.search_path()}
         if database:
             environment["DATABASE_URL"] = database.url
