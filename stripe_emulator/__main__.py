@@ -1,0 +1,119 @@
+"""`python -m stripe_emulator`: the emulator as a program."""
+
+import argparse
+import asyncio
+import logging
+import secrets
+import sys
+from pathlib import Path
+
+from stripe_emulator.arrival_file import ArrivalFile
+from stripe_emulator.asgi import Application
+from stripe_emulator.core.emulator import Emulator
+from stripe_emulator.core.faults import KINDS
+from stripe_emulator.core.records import IdempotencyRecord, IdentifierRecord
+from stripe_emulator.core.settings import Settings
+from stripe_emulator.disk_records import DiskRecords
+from stripe_emulator.server import PortTakenError, end_process, serve
+from stripe_emulator.version import API_VERSION
+
+_EPILOG = """\
+Point a Stripe SDK at it:
+  stripe.StripeClient("sk_test_emulator", base_addresses={name: "http://127.0.0.1:12111"
+                      for name in ("api", "files", "connect", "meter_events")})
+Any key that begins with sk_ or rk_ is taken; one with _test_ in it is test mode.
+
+Look at it:      http://HOST:PORT/                        what it holds, for people
+Ask the judge:   GET  /_emulator/truth[?customer=&event_name=&recount=1]
+                 GET  /_emulator/arrivals?after=N&limit=M
+                 GET  /_emulator/violations               GET /_emulator/deliveries
+Move time:       POST /_emulator/clock      {"advance_seconds": 3600} or {"now": 1800000000,
+"frozen": true} Break things:    POST /_emulator/faults     {"kind": "answer_lost", "path":
+"/v1/billing/meter_events",
+                                             "probability": 0.05, "count": 10, "seed": 1}
+                 DELETE /_emulator/faults[?id=fault_1]
+Change rules:    POST /_emulator/settings   {"settle_lag_seconds": 60, "rate_limits": "live"}
+Start over:      POST /_emulator/reset      GET /_emulator/health
+
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Read the command line and serve."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(
+        level=options.log_level.upper(), format="%(levelname)s %(name)s %(message)s"
+    )
+    emulator = _emulator(options)
+    for url, thin in ((options.forward_to, False), (options.forward_thin_to, True)):
+        if url:
+            emulator.forward(url, options.webhook_secret, thin=thin)
+    try:
+        asyncio.run(serve(Application(emulator), host=options.host, port=options.port))
+    except PortTakenError as error:
+        print(error, file=sys.stderr)  # noqa: T201  a sentence for the person who started it
+        return 1
+    end_process()
+    return 0
+
+
+def _emulator(options: argparse.Namespace) -> Emulator:
+    settings = Settings()
+    seed = secrets.randbits(63) if options.seed is None else options.seed
+    if options.state is None:
+        return Emulator(seed=seed, settings=settings)
+    folder: Path = options.state
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return Emulator(
+        seed=seed,
+        settings=settings,
+        arrivals=ArrivalFile(folder / "arrivals.jsonl"),
+        identifiers=DiskRecords(folder / "identifiers.sqlite", IdentifierRecord),
+        answers=DiskRecords(folder / "answers.sqlite", IdempotencyRecord),
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    kinds = "\n".join(f"  {kind:<20} {what}" for kind, what in KINDS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m stripe_emulator",
+        description=f"A stateful Stripe for usage billing, API version {API_VERSION}.",
+        epilog=f"{_EPILOG}Kinds of fault:\n{kinds}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default %(default)s)"
+    )
+    parser.add_argument(
+        "--port", type=int, default=12111, help="port to listen on (default %(default)s)"
+    )
+    parser.add_argument(
+        "--state",
+        type=Path,
+        metavar="DIR",
+        help="keep the arrival log and what grows with it in this folder",
+    )
+    parser.add_argument("--forward-to", metavar="URL", help="send every snapshot event to this URL")
+    parser.add_argument(
+        "--forward-thin-to", metavar="URL", help="send every thin event to this URL"
+    )
+    parser.add_argument(
+        "--webhook-secret",
+        metavar="whsec_...",
+        default="whsec_emulator",
+        help="what --forward-to and --forward-thin-to are signed with (default %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=int, help="make ids from this number (default: different on each start)"
+    )
+    parser.add_argument(
+        "--log-level",
+        default="warning",
+        choices=("debug", "info", "warning", "error"),
+        help="how much to say on standard error (default %(default)s)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

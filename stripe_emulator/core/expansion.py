@@ -1,0 +1,90 @@
+"""From a stored object to the JSON a caller sees, with what `expand` asked for.
+
+Stored keys that begin with an underscore are hidden; some appear when expanded (`tiers`,
+`confirmation_secret`).
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from stripe_emulator.core.collection import Object, Page
+from stripe_emulator.core.errors import invalid
+from stripe_emulator.core.pricing import as_plan
+from stripe_emulator.core.world import EXPANDABLE_FIELDS, World
+
+MAX_DEPTH = 4
+
+
+def render(world: World, obj: Object, expand: Sequence[str] = ()) -> Object:
+    """Return a copy of `obj` as Stripe shows it."""
+    shown = _present(world, obj)
+    for path in expand:
+        parts = path.split(".")
+        if len(parts) > MAX_DEPTH:
+            raise invalid(
+                f"You cannot expand more than {MAX_DEPTH} levels of a property ({path}).",
+                param="expand",
+            )
+        _expand(world, shown, parts, path)
+    _hide(shown)
+    return shown
+
+
+def render_page(world: World, page: Page, expand: Sequence[str] = ()) -> Object:
+    """Return a list object; expansion paths in a list begin with `data.`."""
+    return render(
+        world,
+        {
+            "object": "list",
+            "data": [_present(world, each) for each in page.data],
+            "has_more": page.has_more,
+            "url": page.url,
+        },
+        expand,
+    )
+
+
+def _present(world: World, obj: Object) -> Object:
+    shown = copy.deepcopy(obj)
+    if obj.get("object") == "subscription":
+        for item in shown["items"]["data"]:
+            price = world.prices.find(item["price"])
+            if price is not None:
+                item["price"] = copy.deepcopy(price)
+                item["plan"] = as_plan(price)
+    return shown
+
+
+def _expand(world: World, node: Any, parts: Sequence[str], path: str) -> None:
+    if isinstance(node, list):
+        for each in node:
+            _expand(world, each, parts, path)
+        return
+    if not isinstance(node, dict):
+        return
+    head, rest = parts[0], parts[1:]
+    if f"_{head}" in node:
+        node[head] = node[f"_{head}"]
+    elif head not in node:
+        raise invalid(f"This property cannot be expanded ({path}).", param="expand")
+    value = node[head]
+    if isinstance(value, str):
+        if head not in EXPANDABLE_FIELDS:
+            raise invalid(f"This property cannot be expanded ({path}).", param="expand")
+        found = world.find(head, value)
+        if found is not None:
+            value = node[head] = _present(world, found)
+    if rest:
+        _expand(world, value, rest, path)
+
+
+def _hide(node: Any) -> None:
+    if isinstance(node, list):
+        for each in node:
+            _hide(each)
+    elif isinstance(node, dict):
+        for key in [key for key in node if isinstance(key, str) and key.startswith("_")]:
+            del node[key]
+        for value in node.values():
+            _hide(value)

@@ -1,0 +1,136 @@
+"""The first moment of a subscription.
+
+An invoice to pay now, or none and perhaps a card to collect.
+"""
+
+from decimal import Decimal
+
+from stripe_emulator.core import events, invoices
+from stripe_emulator.core.call import Call
+from stripe_emulator.core.collection import Object
+from stripe_emulator.core.errors import ApiError
+from stripe_emulator.core.periods import period_at
+from stripe_emulator.core.pricing import amount
+from stripe_emulator.core.subscription_items import is_metered
+from stripe_emulator.core.world import World
+
+
+def begin(call: Call, subscription: Object, customer: Object, prices: list[Object]) -> None:
+    """Store the subscription and give it its first status, invoice and setup intent.
+
+    Metered-only and flexible: active, no invoice, and a setup intent when no card is known.
+    Licensed prices: an invoice now, so what follows depends on `payment_behavior` (FACTS section
+    10).
+    """
+    world = call.world
+    behavior = call.given("payment_behavior", "allow_incomplete")
+    trial = subscription["trial_end"] is not None
+    licensed = [price for price in prices if not is_metered(price)]
+    classic = subscription["billing_mode"]["type"] == "classic"
+    automatic = subscription["collection_method"] == "charge_automatically"
+    card = (
+        subscription["default_payment_method"]
+        or customer["invoice_settings"]["default_payment_method"]
+    )
+    lines = [] if trial else _lines(world, subscription, call.given("proration_behavior"))
+    due = sum(line["amount"] for line in lines)
+    if due and automatic and not card and behavior in {"allow_incomplete", "error_if_incomplete"}:
+        raise ApiError(
+            400,
+            "This customer has no attached payment source or default payment method. Please "
+            "consider adding a "
+            "default payment method.",
+            code="resource_missing",
+        )
+    subscription["status"] = "trialing" if trial else "active"
+    if due and automatic and (not card or behavior == "default_incomplete"):
+        subscription["status"] = "incomplete"
+    world.subscriptions.add(subscription)
+    customer["currency"] = customer["currency"] or subscription["currency"]
+    if licensed or classic:
+        invoice = invoices.make(
+            world, subscription, lines, reason="subscription_create", draft=not automatic
+        )
+        subscription["latest_invoice"] = invoice["id"]
+        if invoice["status"] == "open" and subscription["status"] == "active":
+            invoices.settle(world, invoice)
+    if not due and automatic and not card:
+        subscription["pending_setup_intent"] = _setup_intent(world, subscription)["id"]
+    events.emit(world, "customer.subscription.created", subscription)
+
+
+def _lines(world: World, subscription: Object, proration: str | None) -> list[Object]:
+    """Return lines for the licensed items' first period.
+
+    Which is prorated when an anchor cuts it short.
+    Classic invoices show metered items at zero as well.
+    """
+    lines = []
+    for item in subscription["items"]["data"]:
+        price = world.prices.find(item["price"])
+        if price is None or is_metered(price):
+            if price is not None and subscription["billing_mode"]["type"] == "classic":
+                lines.append(invoices.line(world, subscription, item, price, amount=0, quantity=0))
+            continue
+        full = amount(price, Decimal(item["quantity"]))
+        share = _share(subscription, item, price)
+        if share < 1 and proration == "none":
+            continue
+        charged = int((full * share).quantize(Decimal(1))) if share < 1 else full
+        lines.append(
+            invoices.line(
+                world,
+                subscription,
+                item,
+                price,
+                amount=charged,
+                quantity=item["quantity"],
+                proration=share < 1,
+            )
+        )
+    return lines
+
+
+def _share(subscription: Object, item: Object, price: Object) -> Decimal:
+    recurring = price["recurring"]
+    begin_, end = period_at(
+        subscription["billing_cycle_anchor"],
+        recurring["interval"],
+        recurring["interval_count"],
+        item["current_period_start"],
+    )
+    return Decimal(end - item["current_period_start"]) / Decimal(end - begin_)
+
+
+def _setup_intent(world: World, subscription: Object) -> Object:
+    """Return the setup intent a page collects a card with.
+
+    Made whenever none is known (inferred).
+    """
+    intent_id = world.ids.new("seti")
+    return world.setup_intents.add(
+        {
+            "id": intent_id,
+            "object": "setup_intent",
+            "application": None,
+            "automatic_payment_methods": None,
+            "cancellation_reason": None,
+            "client_secret": f"{intent_id}_secret_{world.ids.characters(24)}",
+            "created": world.second(),
+            "customer": subscription["customer"],
+            "description": None,
+            "last_setup_error": None,
+            "latest_attempt": None,
+            "livemode": subscription["livemode"],
+            "mandate": None,
+            "metadata": {},
+            "next_action": None,
+            "on_behalf_of": None,
+            "payment_method": None,
+            "payment_method_options": {},
+            "payment_method_types": ["card"],
+            "single_use_mandate": None,
+            "status": "requires_payment_method",
+            "usage": "off_session",
+        }
+    )

@@ -1,0 +1,298 @@
+"""Invoices as far as the first one of a subscription needs them.
+
+Cycles come with the invoice engine.
+"""
+
+from typing import Any
+
+from stripe_emulator.core import events
+from stripe_emulator.core.call import Answer, Call
+from stripe_emulator.core.collection import Object, in_span
+from stripe_emulator.core.errors import invalid
+from stripe_emulator.core.params import (
+    CREATED,
+    EXPAND,
+    Boolean,
+    Choice,
+    Hash,
+    String,
+    anything,
+    listing,
+)
+from stripe_emulator.core.settings import HOUR_SECONDS
+from stripe_emulator.core.world import World
+
+LIST = listing(
+    collection_method=Choice("charge_automatically", "send_invoice"),
+    created=CREATED,
+    customer=String(),
+    customer_account=anything(),
+    due_date=anything(),
+    expand=EXPAND,
+    status=Choice("draft", "open", "paid", "uncollectible", "void"),
+    subscription=String(),
+)
+PAY = Hash(
+    {
+        "expand": EXPAND,
+        "forgive": Boolean(),
+        "mandate": anything(),
+        "off_session": Boolean(),
+        "paid_out_of_band": Boolean(),
+        "payment_method": String(),
+        "source": anything(),
+    }
+)
+AGENDA_KIND = "invoice"
+FINALIZE_AFTER_SECONDS = HOUR_SECONDS
+
+
+def retrieve(call: Call) -> Answer:
+    return call.world.invoices.get(call.path["id"], livemode=call.livemode)
+
+
+def list_all(call: Call) -> Answer:
+    given = call.given
+    plain = {
+        name: given(name)
+        for name in ("collection_method", "customer", "status")
+        if name in call.params
+    }
+    return call.world.invoices.page(
+        call.params,
+        url=call.url,
+        livemode=call.livemode,
+        keep=lambda each: (
+            all(each[name] == value for name, value in plain.items())
+            and given("subscription") in {None, subscription_of(each)}
+            and in_span(given("created"), each["created"])
+        ),
+    )
+
+
+def pay(call: Call) -> Answer:
+    """Pay an open invoice.
+
+    Any payment method pays, and so does the word that it was paid elsewhere.
+    """
+    invoice = call.world.invoices.get(call.path["id"], livemode=call.livemode)
+    if invoice["status"] == "paid":
+        raise invalid("Invoice is already paid")
+    if invoice["status"] == "draft":
+        finalize(call.world, invoice)
+    settle(call.world, invoice)
+    return invoice
+
+
+def make(
+    world: World, subscription: Object, lines: list[Object], *, reason: str, draft: bool
+) -> Object:
+    """Make an invoice of `lines`.
+
+    A draft is finalized an hour later, another one is open at once.
+    """
+    total = sum(line["amount"] for line in lines)
+    invoice_id = world.ids.new("in")
+    for line in lines:
+        line["invoice"] = invoice_id
+    customer = world.customers.find(subscription["customer"]) or {}
+    now = world.second()
+    invoice = _blank() | {
+        "id": invoice_id,
+        "amount_due": total,
+        "amount_remaining": total,
+        "auto_advance": True,
+        "automatically_finalizes_at": now + FINALIZE_AFTER_SECONDS if draft else None,
+        "billing_reason": reason,
+        "collection_method": subscription["collection_method"],
+        "created": now,
+        "currency": subscription["currency"],
+        "customer": subscription["customer"],
+        "customer_email": customer.get("email"),
+        "customer_name": customer.get("name"),
+        "lines": {
+            "object": "list",
+            "data": lines,
+            "has_more": False,
+            "url": f"/v1/invoices/{invoice_id}/lines",
+        },
+        "livemode": subscription["livemode"],
+        "parent": {
+            "quote_details": None,
+            "subscription_details": {
+                "metadata": subscription["metadata"],
+                "subscription": subscription["id"],
+            },
+            "type": "subscription_details",
+        },
+        "period_end": now,
+        "period_start": now,
+        "subtotal": total,
+        "subtotal_excluding_tax": total,
+        "test_clock": subscription["test_clock"],
+        "total": total,
+        "total_excluding_tax": total,
+        "_confirmation_secret": None,
+    }
+    world.invoices.add(invoice)
+    events.emit(world, "invoice.created", invoice)
+    if draft:
+        world.agenda_for(customer).add(now + FINALIZE_AFTER_SECONDS, AGENDA_KIND, invoice_id)
+    else:
+        finalize(world, invoice)
+    return invoice
+
+
+def finalize(world: World, invoice: Object) -> None:
+    """Open a draft: it gets its number and a secret to confirm its payment with.
+
+    Nothing due is paid at once.
+    """
+    if invoice["status"] != "draft":
+        return
+    invoice["status"] = "open"
+    invoice["automatically_finalizes_at"] = None
+    invoice["number"] = f"EMULATOR-{world.count('invoice number'):06d}"
+    invoice["status_transitions"]["finalized_at"] = world.second()
+    invoice["effective_at"] = world.second()
+    invoice["_confirmation_secret"] = {
+        "client_secret": f"{world.ids.new('pi')}_secret_{world.ids.characters(24)}",
+        "type": "payment_intent",
+    }
+    events.emit(world, "invoice.finalized", invoice)
+    if invoice["amount_due"] == 0:
+        settle(world, invoice)
+
+
+def settle(world: World, invoice: Object) -> None:
+    """Mark an invoice paid; an incomplete or past due subscription becomes active."""
+    invoice["status"] = "paid"
+    invoice["attempted"] = True
+    invoice["amount_paid"] = invoice["amount_due"]
+    invoice["amount_remaining"] = 0
+    invoice["status_transitions"]["paid_at"] = world.second()
+    events.emit(world, "invoice.paid", invoice)
+    events.emit(world, "invoice.payment_succeeded", invoice)
+    subscription = world.subscriptions.find(subscription_of(invoice) or "")
+    if subscription is not None and subscription["status"] in {"incomplete", "past_due"}:
+        before = subscription["status"]
+        subscription["status"] = "active"
+        events.emit(
+            world, "customer.subscription.updated", subscription, previous={"status": before}
+        )
+
+
+def void(world: World, invoice: Object) -> None:
+    """Void what will not be paid."""
+    invoice["status"] = "void"
+    invoice["status_transitions"]["voided_at"] = world.second()
+    events.emit(world, "invoice.voided", invoice)
+
+
+def line(  # noqa: PLR0913  the parts of a line
+    world: World,
+    subscription: Object,
+    item: Object,
+    price: Object,
+    *,
+    amount: int,
+    quantity: int,
+    proration: bool = False,
+) -> Object:
+    """Return a line for one item's current period."""
+    return {
+        "id": world.ids.new("il"),
+        "object": "line_item",
+        "amount": amount,
+        "currency": price["currency"],
+        "description": None,
+        "discount_amounts": [],
+        "discountable": True,
+        "discounts": [],
+        "invoice": None,
+        "livemode": subscription["livemode"],
+        "metadata": dict(item["metadata"]),
+        "parent": {
+            "invoice_item_details": None,
+            "subscription_item_details": {
+                "invoice_item": None,
+                "proration": proration,
+                "proration_details": None,
+                "subscription": subscription["id"],
+                "subscription_item": item["id"],
+            },
+            "type": "subscription_item_details",
+        },
+        "period": {"start": item["current_period_start"], "end": item["current_period_end"]},
+        "pretax_credit_amounts": [],
+        "pricing": {
+            "price_details": {"price": price["id"], "product": price["product"]},
+            "type": "price_details",
+            "unit_amount_decimal": price["unit_amount_decimal"],
+        },
+        "quantity": quantity,
+        "quantity_decimal": str(quantity),
+        "subtotal": amount,
+        "taxes": [],
+    }
+
+
+def subscription_of(invoice: Object) -> str | None:
+    details: Any = (invoice.get("parent") or {}).get("subscription_details") or {}
+    subscription: str | None = details.get("subscription")
+    return subscription
+
+
+def _blank() -> Object:
+    return {
+        "object": "invoice",
+        "account_country": "US",
+        "account_name": "Emulated account",
+        "amount_overpaid": 0,
+        "amount_paid": 0,
+        "amount_shipping": 0,
+        "attempt_count": 0,
+        "attempted": False,
+        "automatic_tax": {
+            "disabled_reason": None,
+            "enabled": False,
+            "liability": None,
+            "status": None,
+        },
+        "custom_fields": None,
+        "default_payment_method": None,
+        "default_tax_rates": [],
+        "description": None,
+        "discounts": [],
+        "due_date": None,
+        "effective_at": None,
+        "ending_balance": None,
+        "hosted_invoice_url": None,
+        "invoice_pdf": None,
+        "issuer": {"type": "self"},
+        "last_finalization_error": None,
+        "metadata": {},
+        "next_payment_attempt": None,
+        "number": None,
+        "payment_settings": {
+            "default_mandate": None,
+            "payment_method_options": None,
+            "payment_method_types": None,
+        },
+        "post_payment_credit_notes_amount": 0,
+        "pre_payment_credit_notes_amount": 0,
+        "receipt_number": None,
+        "starting_balance": 0,
+        "statement_descriptor": None,
+        "status": "draft",
+        "status_transitions": {
+            "finalized_at": None,
+            "marked_uncollectible_at": None,
+            "paid_at": None,
+            "voided_at": None,
+        },
+        "total_discount_amounts": [],
+        "total_pretax_credit_amounts": [],
+        "total_taxes": [],
+        "webhooks_delivered_at": None,
+    }

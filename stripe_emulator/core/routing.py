@@ -1,0 +1,110 @@
+"""Which function answers which URL, and how its parameters travel."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from stripe_emulator.core import (
+    customers,
+    event_reads,
+    invoices,
+    meter_events,
+    meters,
+    prices,
+    products,
+    subscription_params,
+    subscriptions,
+    summaries,
+    webhook_endpoints,
+)
+from stripe_emulator.core.call import Answer, Call
+from stripe_emulator.core.params import EXPAND, NO_PARAMETERS, Hash
+
+ONLY_EXPAND = Hash({"expand": EXPAND})
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One operation."""
+
+    method: Literal["GET", "POST", "DELETE"]
+    path: str
+    answer: Callable[[Call], Answer]
+    takes: Hash
+    meter_event: bool = False
+    """Whether one call at a time is allowed for a customer and meter."""
+
+    @property
+    def v2(self) -> bool:
+        return self.path.startswith("/v2/")
+
+
+ROUTES: Sequence[Route] = (
+    Route(
+        "POST",
+        "/v1/billing/meter_events",
+        meter_events.create,
+        meter_events.CREATE,
+        meter_event=True,
+    ),
+    Route("POST", "/v1/billing/meters", meters.create, meters.CREATE),
+    Route("GET", "/v1/billing/meters", meters.list_all, meters.LIST),
+    Route("GET", "/v1/billing/meters/{id}", meters.retrieve, ONLY_EXPAND),
+    Route("POST", "/v1/billing/meters/{id}", meters.update, meters.UPDATE),
+    Route("POST", "/v1/billing/meters/{id}/deactivate", meters.deactivate, meters.SWITCH),
+    Route("POST", "/v1/billing/meters/{id}/reactivate", meters.reactivate, meters.SWITCH),
+    Route("GET", "/v1/billing/meters/{id}/event_summaries", summaries.list_all, summaries.LIST),
+    Route("POST", "/v1/customers", customers.create, customers.CREATE),
+    Route("GET", "/v1/customers", customers.list_all, customers.LIST),
+    Route("GET", "/v1/customers/{id}", customers.retrieve, ONLY_EXPAND),
+    Route("POST", "/v1/customers/{id}", customers.update, customers.UPDATE),
+    Route("DELETE", "/v1/customers/{id}", customers.delete, NO_PARAMETERS),
+    Route("POST", "/v1/products", products.create, products.CREATE),
+    Route("GET", "/v1/products", products.list_all, products.LIST),
+    Route("GET", "/v1/products/{id}", products.retrieve, ONLY_EXPAND),
+    Route("POST", "/v1/products/{id}", products.update, products.UPDATE),
+    Route("DELETE", "/v1/products/{id}", products.delete, NO_PARAMETERS),
+    Route("POST", "/v1/prices", prices.create, prices.CREATE),
+    Route("GET", "/v1/prices", prices.list_all, prices.LIST),
+    Route("GET", "/v1/prices/{id}", prices.retrieve, ONLY_EXPAND),
+    Route("POST", "/v1/prices/{id}", prices.update, prices.UPDATE),
+    Route("POST", "/v1/subscriptions", subscriptions.create, subscription_params.CREATE),
+    Route("GET", "/v1/subscriptions", subscriptions.list_all, subscription_params.LIST),
+    Route("GET", "/v1/subscriptions/{id}", subscriptions.retrieve, ONLY_EXPAND),
+    Route("POST", "/v1/subscriptions/{id}", subscriptions.update, subscription_params.UPDATE),
+    Route("DELETE", "/v1/subscriptions/{id}", subscriptions.cancel, subscription_params.CANCEL),
+    Route("GET", "/v1/invoices", invoices.list_all, invoices.LIST),
+    Route("GET", "/v1/invoices/{id}", invoices.retrieve, ONLY_EXPAND),
+    Route("POST", "/v1/invoices/{id}/pay", invoices.pay, invoices.PAY),
+    Route("GET", "/v1/events", event_reads.list_all, event_reads.LIST),
+    Route("GET", "/v1/events/{id}", event_reads.retrieve, ONLY_EXPAND),
+    Route("POST", "/v1/webhook_endpoints", webhook_endpoints.create, webhook_endpoints.CREATE),
+    Route("GET", "/v1/webhook_endpoints", webhook_endpoints.list_all, webhook_endpoints.LIST),
+    Route("GET", "/v1/webhook_endpoints/{id}", webhook_endpoints.retrieve, ONLY_EXPAND),
+    Route("POST", "/v1/webhook_endpoints/{id}", webhook_endpoints.update, webhook_endpoints.UPDATE),
+    Route("DELETE", "/v1/webhook_endpoints/{id}", webhook_endpoints.delete, NO_PARAMETERS),
+    Route("GET", "/v2/core/events", event_reads.list_v2, event_reads.LIST_V2),
+    Route("GET", "/v2/core/events/{id}", event_reads.retrieve_v2, NO_PARAMETERS),
+)
+
+_EXACT: dict[tuple[str, str], Route] = {
+    (route.method, route.path): route for route in ROUTES if "{" not in route.path
+}
+_PATTERNS = [
+    (route, re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", route.path)))
+    for route in ROUTES
+    if "{" in route.path
+]
+
+
+def find_route(method: str, path: str) -> tuple[Route, dict[str, str]] | None:
+    """Return the route of a request and the values in its path."""
+    exact = _EXACT.get((method, path))
+    if exact is not None:
+        return exact, {}
+    for route, pattern in _PATTERNS:
+        match = pattern.fullmatch(path) if route.method == method else None
+        if match is not None:
+            return route, match.groupdict()
+    return None

@@ -1,0 +1,78 @@
+"""The items of a subscription: one price each, with a billing period of its own."""
+
+from stripe_emulator.core.call import Call
+from stripe_emulator.core.collection import Object
+from stripe_emulator.core.errors import invalid
+from stripe_emulator.core.metadata import merged
+from stripe_emulator.core.periods import period_at
+from stripe_emulator.core.world import World
+
+
+def priced(call: Call, asked: Object, index: int) -> Object:
+    """Return the price an item asks for, fit for a subscription."""
+    param = f"items[{index}][price]"
+    price_id = asked.get("price") or asked.get("plan")
+    if price_id is None:
+        raise invalid(
+            "Each item needs a `price`. The emulator does not make prices from `price_data`.",
+            param=param,
+        )
+    price = call.world.prices.get(price_id, livemode=call.livemode, param=param, status=400)
+    if price["recurring"] is None:
+        raise invalid(
+            "The price specified is set to `type=one_time` but a subscription needs `recurring`.",
+            param=param,
+        )
+    if not price["active"]:
+        raise invalid(
+            "The price specified is inactive. This field only accepts active prices.", param=param
+        )
+    if is_metered(price) and "quantity" in asked:
+        raise invalid(
+            "Quantity should not be specified where usage_type is metered.",
+            param=f"items[{index}][quantity]",
+        )
+    return price
+
+
+def new_item(call: Call, asked: Object, price: Object, subscription_id: str) -> Object:
+    """Return an item without its period; `set_period` gives it one."""
+    item: Object = {
+        "id": call.world.ids.new("si", 14),
+        "object": "subscription_item",
+        "billing_thresholds": None,
+        "created": call.world.second(),
+        "current_period_end": 0,
+        "current_period_start": 0,
+        "discounts": [],
+        "metadata": merged({}, asked.get("metadata", {})),
+        "price": price["id"],
+        "subscription": subscription_id,
+        "tax_rates": [],
+    }
+    if not is_metered(price):
+        item["quantity"] = asked.get("quantity", 1)
+    return item
+
+
+def set_period(world: World, item: Object, *, anchor: int, start: int, at: int) -> None:
+    """Give the item the period around `at`.
+
+    The first one begins at `start`, which may lie after a boundary.
+    """
+    recurring = price_of(world, item)["recurring"]
+    begin, end = period_at(anchor, recurring["interval"], recurring["interval_count"], at)
+    item["current_period_start"] = max(begin, start)
+    item["current_period_end"] = end
+
+
+def price_of(world: World, item: Object) -> Object:
+    price = world.prices.find(item["price"])
+    if price is None:
+        raise LookupError(f"a subscription item names a price that was never made: {item['price']}")
+    return price
+
+
+def is_metered(price: Object) -> bool:
+    recurring: Object | None = price["recurring"]
+    return recurring is not None and recurring["usage_type"] == "metered"

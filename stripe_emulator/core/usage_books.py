@@ -1,0 +1,164 @@
+"""Counted usage, kept so that a summary costs its windows and not its events.
+
+A raw sum or count meter needs two figures per minute and hour. A `last` meter and a pre-aggregated
+one need the order of their events, so those are kept one by one. What counts and when is decided in
+`meter_events`.
+"""
+
+import bisect
+from decimal import Decimal
+from typing import NamedTuple
+
+from stripe_emulator.core import exact
+from stripe_emulator.core.settings import DAY_SECONDS, HOUR_SECONDS
+
+MINUTE_SECONDS = 60
+
+
+class Entry(NamedTuple):
+    """One counted event; sequence is the order of receipt."""
+
+    timestamp: int
+    sequence: int
+    value: Decimal
+
+
+class Bucket:
+    """Two running figures."""
+
+    __slots__ = ("count", "total")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total = Decimal(0)
+
+
+class AdditiveBook:
+    """The usage of one customer on a raw sum or count meter."""
+
+    def __init__(self, formula: str) -> None:
+        self.formula = formula
+        self.minutes: dict[int, Bucket] = {}
+        self.hours: dict[int, Bucket] = {}
+
+    def add(self, entry: Entry) -> None:
+        self._apply(entry, 1)
+
+    def remove(self, entry: Entry) -> None:
+        self._apply(entry, -1)
+
+    def _apply(self, entry: Entry, sign: int) -> None:
+        for buckets, width in ((self.minutes, MINUTE_SECONDS), (self.hours, HOUR_SECONDS)):
+            start = entry.timestamp - entry.timestamp % width
+            bucket = buckets.get(start)
+            if bucket is None:
+                bucket = buckets[start] = Bucket()
+            bucket.count += sign
+            combine = exact.add if sign > 0 else exact.subtract
+            bucket.total = combine(bucket.total, entry.value)
+
+    def aggregate(self, start: int, end: int) -> Decimal:
+        """Return the formula's value over [start, end), both on whole minutes."""
+        count, total = 0, Decimal(0)
+        for bucket in self._covering(start, end):
+            count += bucket.count
+            total = exact.add(total, bucket.total)
+        return Decimal(count) if self.formula == "count" else total
+
+    def _covering(self, start: int, end: int) -> list[Bucket]:
+        first_hour = -(-start // HOUR_SECONDS) * HOUR_SECONDS
+        last_hour = end // HOUR_SECONDS * HOUR_SECONDS
+        if first_hour >= last_hour:
+            return _buckets(self.minutes, start, end, MINUTE_SECONDS)
+        return (
+            _buckets(self.minutes, start, first_hour, MINUTE_SECONDS)
+            + _buckets(self.hours, first_hour, last_hour, HOUR_SECONDS)
+            + _buckets(self.minutes, last_hour, end, MINUTE_SECONDS)
+        )
+
+
+def _buckets(buckets: dict[int, Bucket], start: int, end: int, width: int) -> list[Bucket]:
+    if (end - start) // width > len(buckets):
+        return [bucket for at, bucket in buckets.items() if start <= at < end]
+    return [buckets[at] for at in range(start, end, width) if at in buckets]
+
+
+class OrderedBook:
+    """The usage of one customer on a `last` meter or a pre-aggregated one."""
+
+    def __init__(self, formula: str, window: str | None) -> None:
+        self.formula = formula
+        self.window_seconds = {None: 0, "hour": HOUR_SECONDS, "day": DAY_SECONDS}[window]
+        self.windows: dict[int, list[Entry]] = {}
+        self.standing: list[Entry] = []
+        """The entries that count, by timestamp and then receipt."""
+
+    def add(self, entry: Entry) -> None:
+        if not self.window_seconds:
+            bisect.insort(self.standing, entry)
+            return
+        received = self.windows.setdefault(entry.timestamp // self.window_seconds, [])
+        before = _latest(received)
+        bisect.insort(received, entry, key=lambda each: each.sequence)
+        self._replace(before, _latest(received))
+
+    def remove(self, entry: Entry) -> None:
+        if not self.window_seconds:
+            self.standing.remove(entry)
+            return
+        received = self.windows[entry.timestamp // self.window_seconds]
+        before = _latest(received)
+        received.remove(entry)
+        self._replace(before, _latest(received))
+
+    def _replace(self, before: Entry | None, after: Entry | None) -> None:
+        if before is not None:
+            self.standing.remove(before)
+        if after is not None:
+            bisect.insort(self.standing, after)
+
+    def aggregate(self, start: int, end: int) -> Decimal:
+        """Return the formula's value over [start, end)."""
+        low = bisect.bisect_left(self.standing, start, key=lambda each: each.timestamp)
+        high = bisect.bisect_left(self.standing, end, key=lambda each: each.timestamp)
+        inside = self.standing[low:high]
+        if self.formula == "count":
+            return Decimal(len(inside))
+        if self.formula == "last":
+            return inside[-1].value if inside else Decimal(0)
+        total = Decimal(0)
+        for entry in inside:
+            total = exact.add(total, entry.value)
+        return total
+
+
+def _latest(received: list[Entry]) -> Entry | None:
+    return received[-1] if received else None
+
+
+class UsageBooks:
+    """One book for each meter and customer that has usage."""
+
+    def __init__(self) -> None:
+        self._books: dict[tuple[str, str], AdditiveBook | OrderedBook] = {}
+
+    def book(
+        self, meter_id: str, customer: str, *, formula: str, window: str | None
+    ) -> AdditiveBook | OrderedBook:
+        """Return the pair's book, opened on first use."""
+        key = (meter_id, customer)
+        found = self._books.get(key)
+        if found is None:
+            additive = formula != "last" and window is None
+            found = AdditiveBook(formula) if additive else OrderedBook(formula, window)
+            self._books[key] = found
+        return found
+
+    def aggregate(self, meter_id: str, customer: str, start: int, end: int) -> Decimal:
+        """Return the pair's usage over [start, end); nothing is zero."""
+        found = self._books.get((meter_id, customer))
+        return Decimal(0) if found is None else found.aggregate(start, end)
+
+    def customers(self, meter_id: str) -> list[str]:
+        """Return the customers with a book on this meter."""
+        return [customer for meter, customer in self._books if meter == meter_id]

@@ -1,0 +1,54 @@
+"""Running the emulator under granian, in one process, until a signal ends it."""
+
+import asyncio
+import os
+import signal
+import socket
+from typing import Any
+
+from granian.constants import HTTPModes, Interfaces
+from granian.server.embed import Server
+
+from stripe_emulator.asgi import Application
+
+BACKLOG = 2048
+
+
+class PortTakenError(Exception):
+    """Another program listens there already."""
+
+
+async def serve(application: Application, *, host: str, port: int) -> None:
+    """Serve until SIGTERM or SIGINT, then end at once."""
+    _check_free(host, port)
+    server: Any = Server(
+        application,
+        address=host,
+        port=port,
+        interface=Interfaces.ASGI,
+        http=HTTPModes.http1,
+        websockets=False,
+        backlog=BACKLOG,
+        log_enabled=False,
+    )
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.stop)
+    await server.serve()
+
+
+def end_process(status: int = 0) -> None:
+    """End now: webhook threads waiting for a slow endpoint must not hold the process up."""
+    os._exit(status)
+
+
+def _check_free(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise PortTakenError(
+                f"Cannot listen on {host}:{port} ({error.strerror}). Choose another with --port."
+            ) from error
