@@ -10,8 +10,12 @@ os.environ.setdefault("STRIPE_EMULATOR_URL", "http://emulator.invalid")
 os.environ.setdefault("STRIPE_WEBHOOK_SECRET", "whsec_snapshot_of_the_tests")
 os.environ.setdefault("STRIPE_THIN_WEBHOOK_SECRET", "whsec_thin_of_the_tests")
 
+from billing_project import settings as product
 from billing_project.settings import *  # noqa: F403
 
 STRIPE_TRANSPORT = "tests.support.stripe.in_process"
 BILLING_REFERENCE_CACHE_SECONDS = 0
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+INSTALLED_APPS = ["tests.support.database_flush", *product.INSTALLED_APPS]
+# Static files are looked for when asked for, so that none need be collected first.
+WHITENOISE_AUTOREFRESH = True

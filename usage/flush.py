@@ -125,7 +125,7 @@ def release_held(*, now: datetime, limit: int = HELD_PER_PASS) -> int:
         keys_by_run = defaultdict(set)
         for row in held:
             keys_by_run[row.run_id].add((row.subject, row.meter_id, row.window_start))
-        for run in FlushRun.objects.filter(pk__in=keys_by_run):
+        for run in FlushRun.objects.filter(pk__in=keys_by_run).order_by("pk"):
             keys = keys_by_run[run.pk]
             cells = _fold(
                 batch_ids=list(run.batches.values_list("pk", flat=True)),
@@ -198,6 +198,10 @@ JOIN billing_meterversion version
  AND (version.effective_until IS NULL OR occurred_at < version.effective_until)
 JOIN billing_meter meter ON meter.id = version.meter_id
 GROUP BY 1, 2, 3, 4, 5, 6, 7, 8
+-- A total of 0 adds nothing to a bill: there is nothing to send and nothing to hold.
+HAVING sum(CASE meter.aggregation
+           WHEN 'count' THEN 1 ELSE coalesce((data ->> version.value_property)::numeric, 0)
+       END) <> 0
 ORDER BY 1, 4, 8
 """
 
@@ -224,10 +228,7 @@ def _fold(
 
 
 def _freeze(run: FlushRun, cells: Iterable[FoldedCell], *, now: datetime) -> int:
-    """Write the cells' submissions, payload and identifier included; return how many.
-
-    A cell whose quantity is 0 adds nothing to any total and gets none.
-    """
+    """Write the cells' submissions, payload and identifier included; return how many."""
     submissions = [
         _submission(run, cell, part=part, value=value, now=now)
         for cell in cells

@@ -80,13 +80,22 @@ def test_a_batch_committed_late_is_not_passed_over(customer, store):
     assert [s.value for s in values] == [2, 1]
 
 
+FLUSH = """
+import django
+django.setup()
+from django.core.management import call_command
+from usage.management.commands.flush import Command
+call_command(Command())
+"""
+
+
 def test_a_flusher_killed_in_the_middle_leaves_all_its_work_to_the_next(customer, store):
     store(*(report(str(i), at=None, input_tokens=1) for i in range(50)))
     with transaction.atomic(), connection.cursor() as cursor:
         # The flusher claims its batches and then waits here, in mid-transaction.
         cursor.execute("LOCK TABLE usage_submissionstate IN ACCESS EXCLUSIVE MODE")
         killed = subprocess.Popen(
-            [sys.executable, "manage.py", "flush"],
+            [sys.executable, "-c", FLUSH],
             env=os.environ | {"DATABASE_URL": _this_database()},
         )
         _wait_until_blocked()

@@ -1,0 +1,1 @@
+"""Gives tests Django's own `flush` back, which empties the tables; ours folds usage."""
