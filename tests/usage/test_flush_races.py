@@ -129,6 +129,8 @@ WHERE datname = current_database() AND pid <> pg_backend_pid() AND {}
 
 def _count(condition: str) -> int:
     with connection.cursor() as cursor:
+        # Inside a transaction PostgreSQL shows the activity as it was at the first look.
+        cursor.execute("SELECT pg_stat_clear_snapshot()")
         cursor.execute(WAITING.format(condition))
         return cursor.fetchone()[0]
 

@@ -54,11 +54,11 @@ def read_body(body: bytes, content_type: str) -> list[ReportedEvent | Refusal]:
     Raises:
         Body: the request as a whole cannot be read.
     """
+    if not body.strip():
+        raise Body(400, "The body is empty.")
     kind = content_type.partition(";")[0].strip().lower()
     if kind not in {ONE, BATCH, PLAIN}:
         raise Body(415, f"Content-Type must be {ONE}, {BATCH} or {PLAIN}.")
-    if not body.strip():
-        raise Body(400, "The body is empty.")
     is_batch = body.lstrip()[:1] == b"["
     if kind == BATCH and not is_batch:
         raise Body(400, f"{BATCH} needs a JSON array.")
