@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import stripe
@@ -27,8 +27,9 @@ class Switchboard(stripe.HTTPClient):
         self._transport: InProcessTransport | None = None
         self._depth = 0
 
-    def connect(self, emulator: Emulator) -> None:
-        self._transport = InProcessTransport(emulator)
+    def connect(self, emulator: Emulator, *, sleep: Callable[[float], None] | None = None) -> None:
+        """Route calls to `emulator`; with `sleep` its delays take that long."""
+        self._transport = InProcessTransport(emulator, sleep=sleep)
         self._depth = len(connection.atomic_blocks)
 
     def disconnect(self) -> None:

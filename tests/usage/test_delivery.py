@@ -1,0 +1,393 @@
+"""Each submission reaches Stripe once, or stands in a state that says what is known.
+
+The emulator's own books decide; the failure numbers (F41) are explained in docs/reliability.md.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+import pytest
+
+from billing.gateway import client
+from billing.gateway.client import connection as stripe
+from billing.models import Case, Customer, Meter
+from stripe_emulator import Emulator
+from tests.support.stripe import switchboard
+from tests.usage.conftest import report
+from usage import delivery, flush, wire
+from usage.lifecycle import State
+from usage.models import Attempt, Submission, SubmissionState
+
+pytestmark = pytest.mark.integration
+
+EVENTS_PATH = "/v1/billing/meter_events"
+
+
+@dataclass
+class World:
+    """One clock for us, the database's side of things and Stripe."""
+
+    emulator: Emulator
+    now: datetime
+
+    def advance(self, **span: float) -> None:
+        self.now += timedelta(**span)
+
+    def deliver(self, **span: float) -> dict[str, int]:
+        """Move on by `span` and run one delivery pass."""
+        self.advance(**span)
+        return dict(delivery.deliver_due(clock=lambda: self.now))
+
+    def counted(self) -> Decimal:
+        """What Stripe took of the input tokens, by the emulator's own arithmetic."""
+        totals = self.emulator.truth.as_dict()["event_names"]
+        return (
+            Decimal(totals["mk_input_tokens"]["sum"]) if "mk_input_tokens" in totals else Decimal(0)
+        )
+
+    def calls(self) -> list[str]:
+        """The verdicts on meter events that reached Stripe, in order."""
+        return [
+            arrival.verdict for arrival in self.emulator.arrivals if arrival.path == EVENTS_PATH
+        ]
+
+
+@pytest.fixture
+def world(db, now, meters) -> Iterator[World]:
+    """Stripe with our meters and one customer, and one clock that a test moves."""
+    # The lambda looks the instant up anew each time: a test moves it.
+    world = World(emulator=Emulator(now=lambda: world.now.timestamp()), now=now)  # noqa: PLW0108
+    switchboard.connect(world.emulator)
+    for meter in Meter.objects.all():
+        created = stripe().v1.billing.meters.create(
+            {
+                "display_name": meter.slug,
+                "event_name": meter.event_name,
+                "default_aggregation": {"formula": "sum"},
+            }
+        )
+        Meter.objects.filter(pk=meter.pk).update(stripe_meter_id=created.id)
+    customer = stripe().v1.customers.create({"name": "Acme"})
+    Customer.objects.create(external_id="acme", stripe_customer_id=customer.id)
+    yield world
+    switchboard.disconnect()
+
+
+@pytest.fixture
+def submission(world, store, meters) -> Submission:
+    """Ten input tokens, flushed; the count meter's submission is out of the way."""
+    store(report("a", at=world.now, input_tokens=10))
+    flush.flush_batches(now=world.now)
+    SubmissionState.objects.filter(meter=meters.calls).update(next_action_at=None)
+    return Submission.objects.get(meter=meters.input)
+
+
+def standing(submission: Submission) -> SubmissionState:
+    return SubmissionState.objects.get(submission=submission)
+
+
+def test_an_accepted_submission_is_counted_once(world, submission):
+    assert world.deliver() == {"accepted": 1}
+
+    assert world.counted() == 10
+    row = standing(submission)
+    assert (row.state, row.attempt_count, row.lease_until, row.doubt_since) == (
+        State.ACCEPTED,
+        1,
+        None,
+        None,
+    )
+    attempt = Attempt.objects.get()
+    assert (attempt.number, attempt.outcome, attempt.started_at) == (1, "accepted", world.now)
+    assert attempt.request_id.startswith("req_")
+    assert world.deliver(hours=1) == {}
+
+
+def test_what_arrives_is_what_was_frozen(world, submission):
+    world.deliver()
+
+    [arrival] = [a for a in world.emulator.arrivals if a.path == EVENTS_PATH]
+    assert arrival.params == {
+        "event_name": "mk_input_tokens",
+        "identifier": submission.identifier,
+        "payload": {"stripe_customer_id": submission.stripe_customer_id, "value": "10"},
+        "timestamp": str(int(submission.timestamp.timestamp())),
+    }
+
+
+@pytest.mark.parametrize("kind", ["answer_lost", "500_after", "reset_mid_body"])
+def test_a_lost_answer_is_a_doubt_and_the_repetition_proves_it_arrived(world, submission, kind):
+    """F41, F42, F43: the duplicate 400 is proof of delivery."""
+    world.emulator.faults.switch_on(kind, path=EVENTS_PATH, count=1)
+
+    assert world.deliver() == {"unknown": 1}
+    row = standing(submission)
+    assert (row.state, row.doubt_since) == (State.IN_DOUBT, world.now)
+    assert world.deliver(seconds=5) == {"duplicate": 1}
+
+    assert world.counted() == 10
+    assert standing(submission).state == State.ACCEPTED
+    assert standing(submission).doubt_since is None
+    assert [a.outcome for a in Attempt.objects.order_by("number")] == ["unknown", "duplicate"]
+
+
+@pytest.mark.parametrize("kind", ["drop_before", "500_before", "503"])
+def test_a_request_that_got_nowhere_is_a_doubt_and_the_repetition_is_taken(world, submission, kind):
+    world.emulator.faults.switch_on(kind, path=EVENTS_PATH, count=1)
+
+    assert world.deliver() == {"unknown": 1}
+    assert world.deliver(seconds=5) == {"accepted": 1}
+
+    assert world.counted() == 10
+
+
+def test_a_stored_500_does_not_come_back_for_ever(world, submission):
+    """F44: each attempt has an Idempotency-Key of its own."""
+    world.emulator.faults.switch_on("500_after", path=EVENTS_PATH, count=1)
+
+    world.deliver()
+    world.deliver(seconds=5)
+
+    keys = [a.idempotency_key for a in world.emulator.arrivals if a.path == EVENTS_PATH]
+    assert len(set(keys)) == 2
+    assert world.counted() == 10
+
+
+@pytest.mark.parametrize("kind", ["429", "429_without_reason", "lock_timeout", "409"])
+def test_a_refusal_for_now_is_no_doubt(world, submission, kind):
+    """F48, F49."""
+    world.emulator.faults.switch_on(kind, path=EVENTS_PATH, count=1)
+
+    assert world.deliver() == {"not_accepted": 1}
+    row = standing(submission)
+    assert (row.state, row.doubt_since) == (State.RETRY, None)
+    assert world.now < row.next_action_at <= world.now + timedelta(seconds=2)
+    assert world.deliver(seconds=1 / 4) == {}
+    assert world.deliver(seconds=5) == {"accepted": 1}
+
+    assert world.counted() == 10
+
+
+def test_a_refusal_for_now_leaves_an_older_doubt_open(world, submission):
+    """R3: what was asked before may still have been taken."""
+    began = world.now
+    world.emulator.faults.switch_on("answer_lost", path=EVENTS_PATH, count=1)
+    world.deliver()
+    world.emulator.faults.switch_on("429", path=EVENTS_PATH, count=1)
+
+    assert world.deliver(seconds=5) == {"not_accepted": 1}
+
+    row = standing(submission)
+    assert (row.state, row.doubt_since) == (State.RETRY, began)
+
+
+@pytest.mark.parametrize("gone", ["customer", "meter"])
+def test_a_final_refusal_becomes_a_case(world, submission, meters, gone):
+    if gone == "customer":
+        stripe().v1.customers.delete(submission.stripe_customer_id)
+    else:
+        meter = Meter.objects.get(pk=meters.input.pk)
+        stripe().v1.billing.meters.deactivate(meter.stripe_meter_id)
+
+    assert world.deliver() == {"rejected": 1}
+
+    row = standing(submission)
+    assert (row.state, row.next_action_at) == (State.REJECTED, None)
+    case = Case.objects.get()
+    assert (case.kind, case.reference, case.quantity) == ("rejected", submission.identifier, 10)
+    assert case.reason == row.reason
+    assert world.counted() == 0
+    assert world.deliver(days=1) == {}
+
+
+def test_a_refusal_after_a_doubt_proves_nothing(world, submission):
+    """The first call may have been counted before the customer was deleted."""
+    world.emulator.faults.switch_on("answer_lost", path=EVENTS_PATH, count=1)
+    world.deliver()
+    stripe().v1.customers.delete(submission.stripe_customer_id)
+
+    world.deliver(seconds=5)
+
+    assert standing(submission).state == State.UNPROVEN
+    assert Case.objects.get().kind == "unproven"
+
+
+def test_a_refusal_nobody_knows_stays_in_doubt(world, submission):
+    """F56: an error we have never seen may not be one of refusal."""
+    claim = delivery._claim(now=world.now)
+    strange = json.dumps(json.loads(submission.payload) | {"identifier": "x" * 101})
+    claim.submission.payload = strange
+    claim.submission.payload_hash = wire.fingerprint(strange)
+
+    verdict = delivery._attempt(claim)
+
+    assert (verdict.outcome, verdict.state, verdict.http_status) == ("unknown", State.IN_DOUBT, 400)
+
+
+def test_a_refused_key_rejects_no_money(world, submission, settings):
+    """F55."""
+    settings.STRIPE_SECRET_KEY = "nonsense"
+    client._connection.cache_clear()
+
+    assert world.deliver() == {"not_accepted": 1}
+
+    assert standing(submission).state == State.RETRY
+    assert Case.objects.get().kind == "misconfigured"
+    settings.STRIPE_SECRET_KEY = "sk_test_emulator"
+    client._connection.cache_clear()
+    assert world.deliver(seconds=5) == {"accepted": 1}
+    assert world.counted() == 10
+
+
+def test_a_doubt_older_than_stripes_memory_is_never_sent_again(world, submission):
+    """F45: 23 hours after the first unknown outcome only the summary may decide."""
+    world.emulator.faults.switch_on("answer_lost", path=EVENTS_PATH, count=1)
+    world.deliver()
+    reached = len(world.calls())
+
+    assert world.deliver(hours=23) == {"unproven": 1}
+
+    assert standing(submission).state == State.UNPROVEN
+    assert Case.objects.get().quantity == 10
+    world.deliver(days=2)
+    assert len(world.calls()) == reached
+    assert world.counted() == 10
+
+
+def test_a_doubt_just_inside_stripes_memory_is_sent_again(world, submission):
+    world.emulator.faults.switch_on("answer_lost", path=EVENTS_PATH, count=1)
+    world.deliver()
+
+    assert world.deliver(hours=22, minutes=59) == {"duplicate": 1}
+    assert world.counted() == 10
+
+
+def test_usage_too_old_for_stripe_is_flagged_and_not_sent(world, submission):
+    """F58."""
+    assert world.deliver(days=34, hours=12) == {"expired": 1}
+
+    assert standing(submission).state == State.EXPIRED
+    assert Case.objects.get().kind == "expired"
+    assert world.calls() == []
+
+
+def test_a_worker_that_dies_before_the_call_leaves_a_doubt(world, submission):
+    """F40: the attempt is on record, so nobody may assume it was never made."""
+    began = world.now
+    delivery._claim(now=world.now)
+    assert standing(submission).state == State.SENDING
+
+    assert world.deliver(seconds=59) == {}
+    assert world.deliver(seconds=2) == {"stalled": 1, "accepted": 1}
+
+    assert world.counted() == 10
+    assert Attempt.objects.get(number=1).outcome is None
+    assert Attempt.objects.get(number=1).started_at == began
+
+
+def test_a_worker_that_dies_after_the_call_bills_once(world, submission):
+    """F41."""
+    claim = delivery._claim(now=world.now)
+    delivery._attempt(claim)
+
+    assert world.deliver(seconds=61) == {"stalled": 1, "duplicate": 1}
+
+    assert world.counted() == 10
+
+
+def test_a_late_outcome_changes_nothing(world, submission):
+    """F47: the first worker wakes up after another took over."""
+    claim = delivery._claim(now=world.now)
+    world.advance(seconds=61)
+    delivery.sweep(now=world.now)
+    second = delivery._claim(now=world.now)
+    before = standing(submission)
+
+    refused = delivery.Verdict(delivery.Outcome.REJECTED, State.REJECTED, "late news")
+    delivery._record(claim, refused, now=world.now)
+
+    row = standing(submission)
+    assert (row.state, row.attempt_count) == (before.state, before.attempt_count)
+    assert (row.state, row.attempt_count) == (State.SENDING, second.attempt_number)
+    assert Attempt.objects.get(number=1).outcome is None
+
+
+def test_a_worker_that_sleeps_past_its_lease_does_not_send(world, submission, monkeypatch):
+    """F46: the check right before the first byte."""
+    claim = delivery._claim(now=world.now)
+    monkeypatch.setattr(delivery.time, "monotonic", lambda: claim.lease_ends)
+
+    verdict = delivery._attempt(claim)
+
+    assert (verdict.outcome, verdict.state) == ("not_accepted", State.RETRY)
+    assert world.calls() == []
+
+
+def test_a_changed_payload_is_not_sent(world, submission):
+    """F34, I5."""
+    claim = delivery._claim(now=world.now)
+    claim.submission.payload = claim.submission.payload.replace('"10"', '"11"')
+
+    assert delivery._attempt(claim).state == State.REJECTED
+    assert world.calls() == []
+
+
+def test_submissions_of_the_other_mode_are_not_sent(world, submission, settings):
+    """F61, I15."""
+    settings.STRIPE_LIVE_MODE = True
+
+    assert world.deliver() == {}
+    assert world.calls() == []
+
+
+def test_one_pair_has_one_call_in_flight_and_others_go_on(world, store, meters):
+    """F49: two cells of one customer and meter wait for each other; another meter does not."""
+    store(
+        report("a", at=world.now, input_tokens=1),
+        report("b", at=world.now - timedelta(hours=1), input_tokens=2),
+    )
+    flush.flush_batches(now=world.now)
+
+    taken = [delivery._claim(now=world.now) for _ in range(3)]
+
+    assert {claim.submission.meter_id for claim in taken if claim} == {
+        meters.input.pk,
+        meters.calls.pk,
+    }
+    assert taken[2] is None
+
+
+def test_unknown_outcomes_in_a_row_end_the_pass(world, store):
+    """F51: an outage puts little into doubt."""
+    for number in range(20):
+        customer = stripe().v1.customers.create({"name": str(number)})
+        Customer.objects.create(external_id=str(number), stripe_customer_id=customer.id)
+    store(*(report(str(n), at=world.now, subject=str(n), input_tokens=1) for n in range(20)))
+    flush.flush_batches(now=world.now)
+    world.emulator.faults.switch_on("503", path=EVENTS_PATH)
+
+    assert world.deliver() == {"unknown": 5}
+
+    assert SubmissionState.objects.filter(state=State.READY).count() == 35
+    world.emulator.faults.clear()
+    assert world.deliver(minutes=1) == {"accepted": 40}
+    assert world.counted() == 20
+
+
+def test_backoff_grows_and_is_bounded(world, submission):
+    world.emulator.faults.switch_on("429", path=EVENTS_PATH)
+    waits = []
+    for _ in range(12):
+        world.deliver()
+        wait = standing(submission).next_action_at - world.now
+        waits.append(wait.total_seconds())
+        world.advance(seconds=wait.total_seconds())
+
+    assert all(1 <= wait <= 300 for wait in waits)
+    assert waits[3] > waits[0]
+    assert min(waits[9:]) >= 150
