@@ -32,8 +32,8 @@ from usage import ingestion, traffic
 from usage.api import schemas
 from usage.models import UsageEvent
 
-EVENTS = {1: 2_000, 100: 40_000, 1_000: 60_000}
-"""Events per run, by batch size: one to three seconds each on two cores."""
+EVENTS = {1: 3_000, 100: 60_000, 1_000: 100_000}
+"""Events per run, by batch size: one to four seconds each on two cores."""
 
 IN_FLIGHT = 8
 WARM_UP_REQUESTS = 100
