@@ -7,7 +7,6 @@ A key would be forgotten after a day, and replay a stored 500 until then.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
@@ -17,11 +16,9 @@ import stripe
 from billing.gateway import stamps
 from billing.gateway.client import connection
 from billing.gateway.errors import sorted_errors
+from billing.gateway.names import CUSTOMER_KEY, VALUE_KEY
 from billing.gateway.values import PriceTerms, StripeMeter, StripePrice, StripeProduct
 
-CUSTOMER_KEY = "stripe_customer_id"
-VALUE_KEY = "value"
-"""The payload keys our meter events use; Stripe's defaults."""
 PER_PAGE = 100
 LOOKUP_KEYS_PER_CALL = 10
 """Source: Stripe's API reference, `lookup_keys` of the list of prices."""
@@ -54,11 +51,6 @@ def rename_meter(*, meter_id: str, display_name: str) -> None:
     """Change the only thing about a meter that can change."""
     with sorted_errors():
         connection().v1.billing.meters.update(meter_id, {"display_name": display_name})
-
-
-def product_id(lookup_key: str) -> str:
-    """Return the id we give the product of the price with this lookup key."""
-    return re.sub(r"[^A-Za-z0-9_-]", "_", f"meterkeeper_{lookup_key}")
 
 
 def products(ids: Sequence[str]) -> dict[str, StripeProduct]:
@@ -95,16 +87,20 @@ def prices(lookup_keys: Sequence[str]) -> dict[str, StripePrice]:
                 {
                     "lookup_keys": list(lookup_keys[start : start + LOOKUP_KEYS_PER_CALL]),
                     "limit": PER_PAGE,
-                    "expand": ["data.tiers"],
                 }
             )
             for price in page.auto_paging_iter():
-                found[price.lookup_key or ""] = _price(price)
+                found[price.lookup_key or ""] = _price(
+                    # Only tiered prices have tiers to expand.
+                    connection().v1.prices.retrieve(price.id, {"expand": ["tiers"]})
+                    if price.billing_scheme == "tiered"
+                    else price
+                )
     return found
 
 
-def create_price(*, lookup_key: str, product_id: str, name: str, terms: PriceTerms) -> StripePrice:
-    """Create a price and move the lookup key to it, away from the price that holds it."""
+def create_price(*, lookup_key: str, product_id: str, name: str, terms: PriceTerms) -> str:
+    """Create a price, move the lookup key to it from the price that holds it; return its id."""
     recurring: dict[str, Any] = {"interval": terms.interval}
     if terms.meter_id is not None:
         recurring |= {"usage_type": "metered", "meter": terms.meter_id}
@@ -117,11 +113,10 @@ def create_price(*, lookup_key: str, product_id: str, name: str, terms: PriceTer
         "recurring": recurring,
         "billing_scheme": "tiered" if "tiers" in terms.rule else "per_unit",
         "metadata": stamps.stamped(),
-        "expand": ["tiers"],
         **terms.rule,
     }
     with sorted_errors():
-        return _price(connection().v1.prices.create(params))  # type: ignore[arg-type]  # built above
+        return connection().v1.prices.create(params).id  # type: ignore[arg-type]  # built above
 
 
 def _meter(meter: stripe.billing.Meter) -> StripeMeter:
