@@ -6,6 +6,7 @@ import argparse
 import importlib
 import json
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ from tests.bench.variants import Sample
 def main() -> int:
     """Run the cases named, or all; print their tables and keep the figures as JSON."""
     options = _parser().parse_args()
+    # Asked to end, take down the web server and the database first, as for Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     server_url = os.environ.get("DATABASE_URL")
     if not server_url:
         sys.stderr.write("DATABASE_URL is not set: `make bench` sets it, to a throwaway server.\n")
@@ -68,6 +71,7 @@ def _run(name: str, server_url: str, options: argparse.Namespace) -> dict[str, A
             connections.close_all()
         print(f"\n## {name}: median (lowest-highest) of {options.repeats}\n")
         print(report.table(rows))
+        print("\nµs: CPU per event, of our processes, the database's backends, the load generator.")
         if not backends.can_be_read:
             print("The database's CPU is left out: its processes are not on this machine.")
     return report.as_json(rows, samples)

@@ -113,7 +113,7 @@ def web_server() -> Iterator[tuple[int, int]]:
         try:
             _wait_until_ready(server, port)
             yield port, server.pid
-        except BaseException:
+        except Exception:
             log.seek(0)
             sys.stderr.write(log.read()[-5_000:])
             raise
