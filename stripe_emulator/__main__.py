@@ -3,9 +3,11 @@
 import argparse
 import asyncio
 import logging
+import os
 import secrets
 import sys
 from pathlib import Path
+from typing import NoReturn, Protocol
 
 from stripe_emulator.arrival_file import ArrivalFile
 from stripe_emulator.asgi import Application
@@ -14,7 +16,7 @@ from stripe_emulator.core.faults import KINDS
 from stripe_emulator.core.records import IdempotencyRecord, IdentifierRecord
 from stripe_emulator.core.settings import Settings
 from stripe_emulator.disk_records import DiskRecords
-from stripe_emulator.server import PortTakenError, end_process, serve
+from stripe_emulator.server import PortTakenError, serve
 from stripe_emulator.version import API_VERSION
 
 _EPILOG = """\
@@ -44,33 +46,45 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(
         level=options.log_level.upper(), format="%(levelname)s %(name)s %(message)s"
     )
-    emulator = _emulator(options)
+    emulator, closing = _emulator(options)
+
+    def end() -> NoReturn:
+        for store in closing:
+            store.close()
+        # Webhook threads that wait for an endpoint must not hold the process up.
+        os._exit(0)
+
     for url, thin in ((options.forward_to, False), (options.forward_thin_to, True)):
         if url:
             emulator.forward(url, options.webhook_secret, thin=thin)
     try:
-        asyncio.run(serve(Application(emulator), host=options.host, port=options.port))
+        asyncio.run(serve(Application(emulator), host=options.host, port=options.port, end=end))
     except PortTakenError as error:
         print(error, file=sys.stderr)  # noqa: T201  a sentence for the person who started it
         return 1
-    end_process()
     return 0
 
 
-def _emulator(options: argparse.Namespace) -> Emulator:
+class Store(Protocol):
+    """Something on disk that wants to be closed."""
+
+    def close(self) -> None: ...
+
+
+def _emulator(options: argparse.Namespace) -> tuple[Emulator, list[Store]]:
     settings = Settings()
     seed = secrets.randbits(63) if options.seed is None else options.seed
     if options.state is None:
-        return Emulator(seed=seed, settings=settings)
+        return Emulator(seed=seed, settings=settings), []
     folder: Path = options.state
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return Emulator(
-        seed=seed,
-        settings=settings,
-        arrivals=ArrivalFile(folder / "arrivals.jsonl"),
-        identifiers=DiskRecords(folder / "identifiers.sqlite", IdentifierRecord),
-        answers=DiskRecords(folder / "answers.sqlite", IdempotencyRecord),
+    arrivals = ArrivalFile(folder / "arrivals.jsonl")
+    identifiers = DiskRecords(folder / "identifiers.sqlite", IdentifierRecord)
+    answers = DiskRecords(folder / "answers.sqlite", IdempotencyRecord)
+    emulator = Emulator(
+        seed=seed, settings=settings, arrivals=arrivals, identifiers=identifiers, answers=answers
     )
+    return emulator, [arrivals, identifiers, answers]
 
 
 def _parser() -> argparse.ArgumentParser:

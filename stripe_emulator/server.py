@@ -1,9 +1,9 @@
 """Running the emulator under granian, in one process, until a signal ends it."""
 
 import asyncio
-import os
 import signal
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from granian.constants import HTTPModes, Interfaces
@@ -12,14 +12,19 @@ from granian.server.embed import Server
 from stripe_emulator.asgi import Application
 
 BACKLOG = 2048
+GRACE_SECONDS = 0.25
+"""Granian waits for every request under way; we wait so long."""
 
 
 class PortTakenError(Exception):
     """Another program listens there already."""
 
 
-async def serve(application: Application, *, host: str, port: int) -> None:
-    """Serve until SIGTERM or SIGINT, then end at once."""
+async def serve(application: Application, *, host: str, port: int, end: Callable[[], None]) -> None:
+    """Serve until SIGTERM or SIGINT, then call `end`, which ends the process.
+
+    Quick answers still leave; a slow one, or a webhook nobody answers, is given up.
+    """
     _check_free(host, port)
     server: Any = Server(
         application,
@@ -32,14 +37,15 @@ async def serve(application: Application, *, host: str, port: int) -> None:
         log_enabled=False,
     )
     loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        server.stop()
+        loop.call_later(GRACE_SECONDS, end)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, server.stop)
+        loop.add_signal_handler(number, stop)
     await server.serve()
-
-
-def end_process(status: int = 0) -> None:
-    """End now: webhook threads waiting for a slow endpoint must not hold the process up."""
-    os._exit(status)
+    end()
 
 
 def _check_free(host: str, port: int) -> None:

@@ -231,7 +231,7 @@ def _amounts(params: Object) -> Object:
         )
     if unit is not None and unit < 0:
         raise invalid("Amounts must not be negative.", param="unit_amount_decimal")
-    return {"unit_amount": _whole(unit), "unit_amount_decimal": decimal_text(unit)}
+    return {"unit_amount": _whole(unit), "unit_amount_decimal": decimal_text(unit), "_tiers": None}
 
 
 def _tiers(asked: list[Object]) -> list[Object]:

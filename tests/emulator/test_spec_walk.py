@@ -1,0 +1,317 @@
+"""Every operation we emulate, through the official SDK, checked against Stripe's description both ways."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import stripe
+
+from stripe_emulator.core.routing import ROUTES
+from stripe_emulator.transport import InProcessTransport
+
+from . import spec
+from .conftest import NOW
+
+pytestmark = pytest.mark.contract
+
+
+class Checking(InProcessTransport):
+    """Hold every request and answer against the description."""
+
+    def __init__(self, emulator) -> None:
+        super().__init__(emulator)
+        self.walked: set[tuple[str, str]] = set()
+
+    def request(self, method, url, headers, post_data=None, *, _usage=None):
+        parts = urlsplit(url)
+        sent = (
+            (post_data or "").encode()
+            if isinstance(post_data, str) or post_data is None
+            else post_data
+        )
+        body, status, answer_headers = super().request(method, url, headers, post_data)
+        template, _ = spec.operation(method, parts.path)
+        spec.check_request(method, parts.path, parts.query, sent)
+        spec.check_answer(method, parts.path, status, json.loads(body))
+        if status == 200:
+            self.walked.add((method.upper(), template))
+        return body, status, answer_headers
+
+
+@pytest.fixture
+def checking(emulator) -> Checking:
+    spec.description()
+    return Checking(emulator)
+
+
+@pytest.fixture
+def walker(checking) -> stripe.StripeClient:
+    return stripe.StripeClient("sk_test_emulator", http_client=checking)
+
+
+def walk_customers(c) -> Iterator[Any]:
+    made = c.v1.customers.create(
+        {
+            "email": "a@example.com",
+            "name": "Ada",
+            "metadata": {"a": "1"},
+            "phone": "1",
+            "address": {"city": "Berlin"},
+        }
+    )
+    yield c.v1.customers.retrieve(made.id)
+    yield c.v1.customers.update(
+        made.id, {"description": "x", "invoice_settings": {"default_payment_method": "pm_1"}}
+    )
+    yield c.v1.customers.list({"limit": 1, "created": {"gte": 1}, "email": "a@example.com"})
+    yield c.v1.customers.delete(made.id)
+    yield c.v1.customers.retrieve(made.id)
+
+
+def walk_products(c) -> Iterator[Any]:
+    made = c.v1.products.create(
+        {"name": "Tokens", "description": "x", "unit_label": "token", "metadata": {"a": "1"}}
+    )
+    yield c.v1.products.retrieve(made.id)
+    yield c.v1.products.update(made.id, {"name": "New", "active": False})
+    yield c.v1.products.list({"active": False, "ids": [made.id]})
+    yield c.v1.products.delete(made.id)
+
+
+def walk_prices(c) -> Iterator[Any]:
+    product = c.v1.products.create({"name": "Tokens"})
+    meter = make_walk_meter(c, "prices")
+    recurring = {"interval": "month", "usage_type": "metered", "meter": meter.id}
+    base = {"currency": "usd", "product": product.id}
+    made = c.v1.prices.create(
+        {
+            **base,
+            "unit_amount": 4,
+            "recurring": recurring,
+            "transform_quantity": {"divide_by": 1000, "round": "up"},
+            "lookup_key": "a",
+        }
+    )
+    yield c.v1.prices.create(
+        {
+            **base,
+            "unit_amount_decimal": "0.004",
+            "recurring": recurring,
+            "lookup_key": "a",
+            "transfer_lookup_key": True,
+        }
+    )
+    for mode in ("graduated", "volume"):
+        tiers = [
+            {"up_to": 5, "unit_amount": 3},
+            {"up_to": "inf", "flat_amount_decimal": "2.5", "unit_amount": 1},
+        ]
+        yield c.v1.prices.create(
+            {
+                **base,
+                "billing_scheme": "tiered",
+                "tiers_mode": mode,
+                "tiers": tiers,
+                "recurring": recurring,
+                "expand": ["tiers"],
+            }
+        )
+    yield c.v1.prices.create(
+        {"currency": "usd", "unit_amount": 500, "product_data": {"name": "Once"}}
+    )
+    yield c.v1.prices.retrieve(made.id, {"expand": ["product"]})
+    yield c.v1.prices.update(made.id, {"active": False, "nickname": "old", "lookup_key": "b"})
+    yield c.v1.prices.list(
+        {
+            "lookup_keys": ["a"],
+            "active": True,
+            "recurring": {"meter": meter.id},
+            "expand": ["data.tiers"],
+        }
+    )
+
+
+def make_walk_meter(c, name: str, formula: str = "sum", **extra: Any):
+    return c.v1.billing.meters.create(
+        {
+            "display_name": name,
+            "event_name": name,
+            "default_aggregation": {"formula": formula},
+            "customer_mapping": {"event_payload_key": "stripe_customer_id", "type": "by_id"},
+            "value_settings": {"event_payload_key": "value"},
+            **extra,
+        }
+    )
+
+
+def walk_meters(c) -> Iterator[Any]:
+    made = make_walk_meter(c, "meters", "last", event_time_window="hour")
+    yield c.v1.billing.meters.retrieve(made.id)
+    yield c.v1.billing.meters.update(made.id, {"display_name": "New"})
+    yield c.v1.billing.meters.deactivate(made.id)
+    yield c.v1.billing.meters.list({"status": "inactive"})
+    yield c.v1.billing.meters.reactivate(made.id)
+
+
+def walk_usage(c) -> Iterator[Any]:
+    meter = make_walk_meter(c, "usage")
+    customer = c.v1.customers.create({})
+    payload = {"stripe_customer_id": customer.id, "value": "2.5"}
+    yield c.v1.billing.meter_events.create(
+        {"event_name": "usage", "payload": payload, "identifier": "a", "timestamp": NOW}
+    )
+    yield c.v1.billing.meter_events.create({"event_name": "usage", "payload": payload})
+    for extra in ({}, {"value_grouping_window": "hour", "limit": 1}):
+        yield c.v1.billing.meters.event_summaries.list(
+            meter.id,
+            {"customer": customer.id, "start_time": NOW - 3600, "end_time": NOW + 3600, **extra},
+        )
+
+
+def walk_subscriptions(c) -> Iterator[Any]:
+    product = c.v1.products.create({"name": "Plan"})
+    meter = make_walk_meter(c, "subscriptions")
+    metered = c.v1.prices.create(
+        {
+            "currency": "usd",
+            "product": product.id,
+            "unit_amount": 4,
+            "recurring": {"interval": "month", "usage_type": "metered", "meter": meter.id},
+        }
+    )
+    base = c.v1.prices.create(
+        {
+            "currency": "usd",
+            "product": product.id,
+            "unit_amount": 900,
+            "recurring": {"interval": "month"},
+        }
+    )
+    customer = c.v1.customers.create({})
+    made = c.v1.subscriptions.create(
+        {
+            "customer": customer.id,
+            "items": [{"price": metered.id}],
+            "metadata": {"a": "1"},
+            "expand": ["pending_setup_intent", "customer"],
+        }
+    )
+    paid = c.v1.subscriptions.create(
+        {
+            "customer": customer.id,
+            "items": [{"price": base.id, "quantity": 2}, {"price": metered.id}],
+            "payment_behavior": "default_incomplete",
+            "expand": ["latest_invoice.confirmation_secret", "items.data.price.product"],
+        }
+    )
+    yield c.v1.invoices.retrieve(
+        paid.latest_invoice.id, {"expand": ["customer", "subscription"][:1]}
+    )
+    yield c.v1.invoices.list({"customer": customer.id, "status": "open", "subscription": paid.id})
+    yield c.v1.invoices.pay(paid.latest_invoice.id, {"paid_out_of_band": True})
+    yield c.v1.subscriptions.retrieve(made.id, {"expand": ["latest_invoice"]})
+    yield c.v1.subscriptions.update(
+        made.id,
+        {
+            "cancel_at_period_end": True,
+            "items": [{"id": made["items"].data[0].id, "metadata": {"b": "2"}}],
+            "billing_cycle_anchor": {"type": "now"},
+        },
+    )
+    yield c.v1.subscriptions.list(
+        {
+            "customer": customer.id,
+            "status": "all",
+            "price": metered.id,
+            "expand": ["data.latest_invoice"],
+        }
+    )
+    yield c.v1.subscriptions.cancel(
+        made.id, {"invoice_now": True, "prorate": True, "cancellation_details": {"comment": "bye"}}
+    )
+
+
+def walk_events(c) -> Iterator[Any]:
+    c.v1.customers.create({})
+    page = c.v1.events.list({"types": ["customer.created"], "limit": 1, "created": {"gte": 1}})
+    yield c.v1.events.retrieve(page.data[0].id)
+
+
+def walk_webhook_endpoints(c) -> Iterator[Any]:
+    made = c.v1.webhook_endpoints.create(
+        {
+            "url": "https://app.example/hook",
+            "enabled_events": ["*"],
+            "api_version": stripe.api_version,
+        }
+    )
+    yield c.v1.webhook_endpoints.retrieve(made.id)
+    yield c.v1.webhook_endpoints.update(
+        made.id, {"disabled": True, "enabled_events": ["invoice.paid"], "description": "x"}
+    )
+    yield c.v1.webhook_endpoints.list({"limit": 3})
+    yield c.v1.webhook_endpoints.delete(made.id)
+
+
+WALKS = [
+    walk_customers,
+    walk_products,
+    walk_prices,
+    walk_meters,
+    walk_usage,
+    walk_subscriptions,
+    walk_events,
+    walk_webhook_endpoints,
+]
+
+
+@pytest.mark.parametrize("walk", WALKS, ids=lambda walk: walk.__name__)
+def test_walk(walk, walker):
+    answers = list(walk(walker))
+
+    assert answers
+
+
+def test_every_route_is_walked(checking, walker):
+    for walk in WALKS:
+        list(walk(walker))
+
+    served = {
+        (route.method, spec.operation(route.method, route.path.replace("{id}", "x"))[0])
+        for route in ROUTES
+        if not route.v2
+    }
+    assert served - checking.walked == set()
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("get", "/v1/customers/cus_x"), ("post", "/v1/billing/meters"), ("get", "/v1/prices?limit=0")],
+)
+def test_errors_have_stripes_shape(walker, method, path):
+    with pytest.raises(stripe.InvalidRequestError):
+        walker.raw_request(method, path)
+
+
+def test_the_check_itself_can_fail(checking):
+    with pytest.raises(AssertionError, match="has no parameter colour"):
+        spec.check_request("POST", "/v1/customers", "", b"colour=red")
+    with pytest.raises(AssertionError, match="required"):
+        spec.check_answer("GET", "/v1/products/prod_1", 200, {"id": "prod_1", "object": "product"})
+    with pytest.raises(AssertionError):
+        spec.check_request("POST", "/v1/billing/meters", "", b"default_aggregation[formula]=max")
+
+
+@pytest.mark.parametrize("walk", WALKS, ids=lambda walk: walk.__name__)
+def test_snapshot_events_match_the_description(walk, emulator, client):
+    emulator.forward("http://app/hook", "whsec_x")
+    list(walk(client))
+
+    bodies = [json.loads(delivery.body) for delivery in emulator.pop_deliveries()]
+
+    assert bodies or walk is walk_webhook_endpoints
+    for body in bodies:
+        spec.check_schema("event", body)
+        spec.check_schema(body["data"]["object"]["object"], body["data"]["object"])

@@ -1,0 +1,232 @@
+"""Events and their deliveries: signed, filtered, repeated, and disturbed on request."""
+
+import json
+
+import pytest
+import stripe
+
+from .conftest import NOW
+
+pytestmark = pytest.mark.unit
+SECRET = "whsec_of_the_test"
+
+
+@pytest.fixture
+def listening(emulator):
+    emulator.forward("http://app/hook", SECRET)
+    return emulator
+
+
+def test_delivery_verifies_with_the_sdk(client, listening):
+    client.v1.customers.create({"email": "a@example.com"})
+
+    [delivery] = listening.pop_deliveries()
+    event = client.construct_event(
+        delivery.body, delivery.headers["Stripe-Signature"], SECRET, tolerance=10**9
+    )
+
+    assert delivery.url == "http://app/hook"
+    assert (event.type, event.data.object.email) == ("customer.created", "a@example.com")
+    assert delivery.headers["Stripe-Signature"].startswith(f"t={NOW},v1=")
+
+
+def test_update_carries_former_values(client, listening):
+    customer = client.v1.customers.create({"name": "Ada"})
+    client.v1.customers.update(customer.id, {"name": "Eva"})
+
+    bodies = [json.loads(delivery.body) for delivery in listening.pop_deliveries()]
+
+    assert bodies[1]["data"]["previous_attributes"] == {"name": "Ada"}
+    assert "previous_attributes" not in bodies[0]["data"]
+
+
+def test_update_without_a_change_tells_nobody(client, listening):
+    customer = client.v1.customers.create({"name": "Ada"})
+    listening.pop_deliveries()
+    client.v1.customers.update(customer.id, {"name": "Ada"})
+
+    assert listening.pop_deliveries() == []
+
+
+def test_event_names_the_request_that_caused_it(client, listening):
+    answer = client.v1.customers.create({}, {"idempotency_key": "k"}).last_response
+
+    [delivery] = listening.pop_deliveries()
+
+    assert json.loads(delivery.body)["request"] == {"id": answer.request_id, "idempotency_key": "k"}
+
+
+def test_endpoint_made_through_the_api_shows_its_secret_once(client, emulator):
+    made = client.v1.webhook_endpoints.create(
+        {
+            "url": "https://app.example/hook",
+            "enabled_events": ["customer.deleted"],
+            "api_version": "2025-09-30.clover",
+        }
+    )
+    customer = client.v1.customers.create({})
+    client.v1.customers.delete(customer.id)
+
+    [delivery] = emulator.pop_deliveries()
+    event = client.construct_event(
+        delivery.body, delivery.headers["Stripe-Signature"], made.secret, tolerance=10**9
+    )
+
+    assert (event.type, event.api_version) == ("customer.deleted", "2025-09-30.clover")
+    assert "secret" not in client.v1.webhook_endpoints.retrieve(made.id).to_dict()
+
+
+def test_disabled_or_deleted_endpoint_hears_nothing(client, emulator):
+    one, two = (
+        client.v1.webhook_endpoints.create(
+            {"url": "https://app.example/hook", "enabled_events": ["*"]}
+        )
+        for _ in range(2)
+    )
+    client.v1.customers.create({})
+    client.v1.webhook_endpoints.update(one.id, {"disabled": True})
+    client.v1.webhook_endpoints.delete(two.id)
+
+    assert emulator.pop_deliveries() == []
+
+
+def test_modes_have_their_own_endpoints(client, transport, emulator):
+    client.v1.webhook_endpoints.create({"url": "https://app.example/hook", "enabled_events": ["*"]})
+    stripe.StripeClient("sk_live_x", http_client=transport).v1.customers.create({})
+
+    assert emulator.pop_deliveries() == []
+
+
+def test_account_has_sixteen_endpoints_at_most(client):
+    for _ in range(16):
+        client.v1.webhook_endpoints.create(
+            {"url": "https://app.example/hook", "enabled_events": ["*"]}
+        )
+
+    with pytest.raises(stripe.InvalidRequestError, match="maximum of 16"):
+        client.v1.webhook_endpoints.create(
+            {"url": "https://app.example/hook", "enabled_events": ["*"]}
+        )
+
+
+@pytest.mark.parametrize("status", [0, 301, 400, 500])
+def test_failed_delivery_is_repeated_with_growing_waits(client, listening, status):
+    listening.settings.change(webhook_retry_seconds=[1, 10])
+    client.v1.customers.create({})
+    moments = []
+    for _ in range(60):
+        for delivery in listening.pop_deliveries():
+            moments.append(int(listening.clock.now()) - NOW)
+            listening.report_delivery(delivery, status)
+        listening.clock.advance(1)
+
+    assert moments == [0, 1, 11]
+
+
+def test_repeat_is_signed_at_the_time_it_leaves(client, listening):
+    client.v1.customers.create({})
+    [first] = listening.pop_deliveries()
+    listening.report_delivery(first, 500)
+    listening.clock.advance(1)
+
+    [second] = listening.pop_deliveries()
+
+    assert second.headers["Stripe-Signature"].startswith(f"t={NOW + 1},")
+    assert (second.body, second.event_id, second.attempt) == (first.body, first.event_id, 2)
+
+
+def test_pending_webhooks_count_down(client, listening):
+    client.v1.customers.create({})
+    [delivery] = listening.pop_deliveries()
+    before = client.v1.events.retrieve(delivery.event_id).pending_webhooks
+    undelivered = client.v1.events.list({"delivery_success": False}).data
+    listening.report_delivery(delivery, 204)
+
+    assert (before, len(undelivered)) == (1, 1)
+    assert client.v1.events.retrieve(delivery.event_id).pending_webhooks == 0
+    assert client.v1.events.list({"delivery_success": False}).data == []
+
+
+def test_events_are_listed_for_thirty_days(client, emulator):
+    client.v1.customers.create({})
+    emulator.clock.advance(10)
+    client.v1.products.create({"name": "x"})
+
+    def types(**params):
+        return [event.type for event in client.v1.events.list(params).data]
+
+    assert types() == ["product.created", "customer.created"]
+    assert types(type="customer.created") == ["customer.created"]
+    assert types(types=["customer.*", "price.created"]) == ["customer.created"]
+    assert types(created={"gt": NOW}) == ["product.created"]
+    emulator.clock.advance(30 * 86_400)
+    assert types() == ["product.created"]
+
+
+def test_duplicated_delivery(client, listening):
+    listening.faults.switch_on("webhook_duplicate", count=1)
+    client.v1.customers.create({})
+
+    first, second = listening.pop_deliveries()
+
+    assert (first.body, first.event_id) == (second.body, second.event_id)
+
+
+def test_dropped_delivery_never_comes(client, listening):
+    listening.faults.switch_on("webhook_drop", count=1)
+    client.v1.customers.create({})
+    client.v1.products.create({"name": "x"})
+
+    told = [json.loads(delivery.body)["type"] for delivery in listening.pop_deliveries()]
+    listening.clock.advance(10 * 86_400)
+
+    assert told == ["product.created"]
+    assert listening.pop_deliveries() == []
+
+
+def test_late_delivery(client, listening):
+    listening.faults.switch_on("webhook_late", count=1, delay_seconds=600)
+    client.v1.customers.create({})
+    early = listening.pop_deliveries()
+    listening.clock.advance(600)
+
+    assert early == []
+    assert len(listening.pop_deliveries()) == 1
+
+
+def test_shuffled_deliveries(client, listening):
+    made = [client.v1.customers.create({}).id for _ in range(20)]
+    listening.faults.switch_on("webhook_shuffle", seed=3)
+
+    told = [
+        json.loads(delivery.body)["data"]["object"]["id"] for delivery in listening.pop_deliveries()
+    ]
+
+    assert told != made
+    assert sorted(told) == sorted(made)
+
+
+def test_forged_copy_fails_verification_and_the_real_one_passes(client, listening):
+    listening.faults.switch_on("webhook_forge", count=1)
+    client.v1.customers.create({})
+
+    real, forged = listening.pop_deliveries()
+
+    assert client.construct_event(
+        real.body, real.headers["Stripe-Signature"], SECRET, tolerance=10**9
+    )
+    with pytest.raises(stripe.SignatureVerificationError):
+        client.construct_event(
+            forged.body, forged.headers["Stripe-Signature"], SECRET, tolerance=10**9
+        )
+
+
+def test_replayed_copy_has_an_old_signature(client, listening):
+    listening.faults.switch_on("webhook_replay", count=1, delay_seconds=301)
+    client.v1.customers.create({})
+
+    real, old = listening.pop_deliveries()
+
+    assert real.headers["Stripe-Signature"].startswith(f"t={NOW},")
+    assert old.headers["Stripe-Signature"].startswith(f"t={NOW - 301},")
+    assert real.body == old.body
