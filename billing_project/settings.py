@@ -93,7 +93,7 @@ AUTH_PASSWORD_VALIDATORS = [
 ]
 STATIC_URL = "static/"
 STATIC_ROOT = BASE_DIR / "staticfiles"
-# Never in the session: a new API key is shown in a message, and sessions are stored in the database.
+# Never in the session: a new API key is shown in a message, and sessions are database rows.
 MESSAGE_STORAGE = "django.contrib.messages.storage.cookie.CookieStorage"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
@@ -331,8 +331,8 @@ USAGE_FLUSH_SECONDS = env.whole("USAGE_FLUSH_SECONDS", 60, at_least=1, at_most=3
 USAGE_FLUSH_EVENTS = env.whole("USAGE_FLUSH_EVENTS", 200_000, at_least=1_000)
 """Events one flush run may fold: it stays one short transaction."""
 USAGE_DELIVERY_SECONDS = env.whole("USAGE_DELIVERY_SECONDS", 30, at_least=1, at_most=600)
-USAGE_DELIVERY_PASS_SECONDS = 30
-"""Time budget of one delivery pass; with one call's deadline added it fits the hard limit."""
+USAGE_DELIVERY_PASS_SECONDS = 15
+"""When a delivery pass makes no new claim; with one whole call added it fits the soft limit."""
 USAGE_LEASE_SECONDS = 60
 """How long a claim lasts; then its outcome counts as unknown."""
 USAGE_DOUBT_HOURS = 23

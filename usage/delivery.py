@@ -65,10 +65,17 @@ class Verdict:
     request_id: str = ""
 
 
-def deliver_due(*, clock: Clock, seconds: float | None = None) -> Counter[str]:
-    """Send what is due, oldest first, one call at a time, for at most `seconds`.
+@dataclass(frozen=True, slots=True)
+class PassResult:
+    """What one pass did: attempts by outcome, and rows the sweep moved by what befell them."""
 
-    Returns the number of attempts by outcome, and of rows the sweep moved by their new state.
+    counts: Counter[str]
+    ran_out_of_time: bool
+
+
+def deliver_due(*, clock: Clock, seconds: float | None = None) -> PassResult:
+    """Send what is due, oldest first, one call at a time; make no new claim after `seconds`.
+
     Any number of workers may run it at once; a repetition finds only what is still due. It ends
     early when Stripe is unwell, and for every row when our set-up is refused.
     """
@@ -82,8 +89,8 @@ def deliver_due(*, clock: Clock, seconds: float | None = None) -> Counter[str]:
         unknown_in_a_row = unknown_in_a_row + 1 if verdict.outcome == Outcome.UNKNOWN else 0
         if unknown_in_a_row == UNKNOWN_IN_A_ROW or verdict.code == "misconfigured":
             log.warning("usage.delivery.pass_ended_early", reason=verdict.reason)
-            break
-    return counts
+            return PassResult(counts, ran_out_of_time=False)
+    return PassResult(counts, ran_out_of_time=time.monotonic() >= ends)
 
 
 STALLED = """

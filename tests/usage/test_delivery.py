@@ -41,7 +41,7 @@ class World:
     def deliver(self, **span: float) -> dict[str, int]:
         """Move on by `span` and run one delivery pass."""
         self.advance(**span)
-        return dict(delivery.deliver_due(clock=lambda: self.now))
+        return dict(delivery.deliver_due(clock=lambda: self.now).counts)
 
     def counted(self) -> Decimal:
         """What Stripe took of the input tokens, by the emulator's own arithmetic."""

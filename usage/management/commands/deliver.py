@@ -15,7 +15,7 @@ class Command(BaseCommand):
         parser.add_argument("--seconds", type=float, default=600, help="stop after so long")
 
     def handle(self, *_: Any, **options: Any) -> None:
-        counts = delivery.deliver_due(clock=database_clock, seconds=options["seconds"])
-        for word, count in sorted(counts.items()):
+        result = delivery.deliver_due(clock=database_clock, seconds=options["seconds"])
+        for word, count in sorted(result.counts.items()):
             self.stdout.write(f"{count:>9,} {word.replace('_', ' ')}")
-        self.stdout.write("nothing more is due" if not counts else "done")
+        self.stdout.write("time is up" if result.ran_out_of_time else "the pass is over")
