@@ -1,0 +1,235 @@
+"""Customers, subscriptions and plans over HTTP: translate, make one call, translate."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from django.core.exceptions import ValidationError
+from django.core.validators import validate_email
+from django.db.models import Prefetch, QuerySet
+from django.http import HttpRequest
+from ninja import Query, Router, Schema, Status
+from ninja.security.base import AuthBase
+from pydantic import AfterValidator, ConfigDict, Field
+
+from billing.authentication import Caller, authenticate
+from billing.customers import create_customer
+from billing.enums import Scope
+from billing.models import Customer, Plan, Price, Subscription
+from billing.subscriptions import Subscribed, subscribe
+
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
+PER_PAGE = 50
+PER_PAGE_MOST = 100
+
+router = Router(tags=["billing"])
+
+
+class ApiKey(AuthBase):
+    """The key of `authentication`, as bearer token: `read` to look, `manage` to change."""
+
+    openapi_type = "http"
+    openapi_scheme = "bearer"
+    openapi_description = "An API key, `mk_…`. Basic auth with the key as user works, too."
+
+    def __call__(self, request: HttpRequest) -> Caller:
+        return authenticate(
+            request.headers.get("Authorization", ""),
+            scope=Scope.READ if request.method in READING else Scope.MANAGE,
+        )
+
+
+class NoSuch(Exception):
+    """What the address or the body names is not there."""
+
+    def __init__(self, kind: str, name: str, *, field: str = "") -> None:
+        super().__init__(f"There is no {kind} {name!r}.")
+        self.field = field
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("must not hold control characters")
+    return text
+
+
+def _email(text: str) -> str:
+    try:
+        if text:
+            validate_email(text)
+    except ValidationError as error:
+        raise ValueError("is no email address") from error
+    return text
+
+
+class CustomerIn(Schema):
+    model_config = ConfigDict(extra="forbid")
+
+    external_id: Annotated[
+        str,
+        Field(min_length=1, max_length=200, description="Your own id; the `subject` of events."),
+        AfterValidator(_printable),
+    ]
+    email: Annotated[str, Field(max_length=254), AfterValidator(_email)] = ""
+    name: Annotated[str, Field(max_length=200), AfterValidator(_printable)] = ""
+
+
+class CustomerOut(Schema):
+    external_id: str
+    email: str
+    name: str
+    stripe_customer_id: str | None = Field(
+        description="Null until Stripe has answered; usage is taken and held until then."
+    )
+    created_at: datetime
+
+
+class CustomersOut(Schema):
+    data: list[CustomerOut]
+    has_more: bool
+
+
+class SubscriptionIn(Schema):
+    model_config = ConfigDict(extra="forbid")
+
+    plan: Annotated[str, Field(min_length=1, max_length=50, description="A plan's name.")]
+
+
+class ItemOut(Schema):
+    price: str = Field(alias="price.lookup_key")
+    meter: str | None = None
+    current_period_start: datetime
+    current_period_end: datetime
+
+    @staticmethod
+    def resolve_meter(item: Any) -> str | None:
+        return item.price.meter.slug if item.price.meter is not None else None
+
+
+class SubscriptionOut(Schema):
+    plan: str = Field(alias="plan.slug")
+    status: str = Field(description="Stripe's word; `creating` until it has answered.")
+    stripe_subscription_id: str | None
+    cancel_at: datetime | None
+    ended_at: datetime | None
+    created_at: datetime
+    items: list[ItemOut]
+
+    @staticmethod
+    def resolve_items(subscription: Subscription) -> list[Any]:
+        return list(subscription.items.all())
+
+
+class SubscribedOut(SubscriptionOut):
+    setup_client_secret: str | None = Field(
+        description="Of the pending setup intent, to collect a card when nothing is due yet."
+    )
+    payment_client_secret: str | None = Field(
+        description="Of the first invoice, to have it paid when a base fee is due now."
+    )
+
+
+class PriceOut(Schema):
+    lookup_key: str
+    name: str
+    kind: str
+    meter: str | None = None
+    currency: str
+    interval: str
+    rule: dict[str, Any] = Field(description="Stripe's price rule, in the currency's minor unit.")
+
+    @staticmethod
+    def resolve_meter(price: Price) -> str | None:
+        return price.meter.slug if price.meter is not None else None
+
+
+class PlanOut(Schema):
+    slug: str
+    name: str
+    active: bool
+    prices: list[PriceOut]
+
+    @staticmethod
+    def resolve_prices(plan: Plan) -> list[Price]:
+        return list(plan.prices.all())
+
+
+@router.post("/customers", response={201: CustomerOut, 200: CustomerOut})
+def make_customer(request: HttpRequest, body: CustomerIn) -> Status[Customer]:  # noqa: ARG001
+    """Create a customer. Repeating it with the same data answers 200 and changes nothing."""
+    customer, created = create_customer(
+        external_id=body.external_id, email=body.email, name=body.name
+    )
+    return Status(201 if created else 200, customer)
+
+
+@router.get("/customers", response=CustomersOut)
+def list_customers(
+    request: HttpRequest,  # noqa: ARG001
+    limit: Annotated[int, Query(ge=1, le=PER_PAGE_MOST)] = PER_PAGE,
+    after: Annotated[str, Query(description="External id of the last one seen.")] = "",
+) -> dict[str, Any]:
+    """List customers by external id."""
+    found = list(Customer.objects.filter(external_id__gt=after)[: limit + 1])
+    return {"data": found[:limit], "has_more": len(found) > limit}
+
+
+# An external id may hold slashes, so the longer addresses come first.
+@router.post(
+    "/customers/{path:external_id}/subscriptions",
+    response={201: SubscribedOut, 200: SubscribedOut},
+)
+def make_subscription(
+    request: HttpRequest,  # noqa: ARG001
+    external_id: str,
+    body: SubscriptionIn,
+) -> Status[dict[str, Any]]:
+    """Put a customer on a plan. Repeating it answers 200 with the subscription there is."""
+    customer = _customer(external_id)
+    plan = Plan.objects.filter(slug=body.plan).first()
+    if plan is None:
+        raise NoSuch("plan", body.plan, field="plan")
+    subscribed = subscribe(customer=customer, plan=plan)
+    return Status(201 if subscribed.created else 200, _told(subscribed))
+
+
+@router.get("/customers/{path:external_id}/subscriptions", response=list[SubscriptionOut])
+def list_subscriptions(
+    request: HttpRequest,  # noqa: ARG001
+    external_id: str,
+) -> QuerySet[Subscription]:
+    """List a customer's subscriptions, newest first, ended ones too."""
+    return _with_items(Subscription.objects.filter(customer=_customer(external_id)))
+
+
+@router.get("/customers/{path:external_id}", response=CustomerOut)
+def show_customer(request: HttpRequest, external_id: str) -> Customer:  # noqa: ARG001
+    """Show one customer."""
+    return _customer(external_id)
+
+
+@router.get("/plans", response=list[PlanOut])
+def list_plans(request: HttpRequest) -> QuerySet[Plan]:  # noqa: ARG001
+    """List the plans with the prices new subscriptions get."""
+    offered = Price.objects.filter(active=True).select_related("meter")
+    return Plan.objects.prefetch_related(Prefetch("prices", queryset=offered))
+
+
+def _customer(external_id: str) -> Customer:
+    customer = Customer.objects.filter(external_id=external_id).first()
+    if customer is None:
+        raise NoSuch("customer", external_id)
+    return customer
+
+
+def _with_items(subscriptions: QuerySet[Subscription]) -> QuerySet[Subscription]:
+    return subscriptions.select_related("plan").prefetch_related("items__price__meter")
+
+
+def _told(subscribed: Subscribed) -> dict[str, Any]:
+    subscription = _with_items(Subscription.objects.all()).get(pk=subscribed.subscription.pk)
+    return SubscriptionOut.from_orm(subscription).dict(by_alias=True) | {
+        "setup_client_secret": subscribed.setup_secret or None,
+        "payment_client_secret": subscribed.payment_secret or None,
+    }
