@@ -1,5 +1,6 @@
 """A launcher under test: started as a person would, watched from outside through /proc."""
 
+import contextlib
 import os
 import re
 import signal
@@ -45,7 +46,7 @@ class Launcher:
 
     def start(self, *words: str) -> "Launcher":
         with (self.root / "printed").open("wb") as printed:
-            self.process = subprocess.Popen(  # noqa: S603 - our own command
+            self.process = subprocess.Popen(
                 [sys.executable, "-c", IMPATIENT, "--root", self.root, *(words or ("run",))],
                 cwd=REPOSITORY,
                 env=self.environment | {"STACK_TEST_MARK": self.mark},
@@ -133,7 +134,7 @@ class Launcher:
         if self.process and not self.ended:
             left.add(self.process.pid)
         for pid in left:
-            os.kill(pid, signal.SIGKILL)
+            kill(pid)
         if self.process:
             self.process.wait(PATIENCE_SECONDS)
 
@@ -148,6 +149,12 @@ def status(pid: int) -> list[str]:
 
 def is_alive(pid: int) -> bool:
     return status(pid)[0] not in {"Z", "gone"}
+
+
+def kill(pid: int) -> None:
+    """End a process that may be ending by itself: one falls when its neighbour does."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def parent(pid: int) -> int:

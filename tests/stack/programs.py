@@ -1,6 +1,6 @@
 """Small programs for the Procfiles of these tests, as shell lines."""
 
-# ruff: noqa: S603, T201 - programs that print and start children are what this is about
+# ruff: noqa: T201 - programs that print and start children are what this is about
 
 import inspect
 import os

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from billing_project.local_stack import state
+from tests.stack.launcher import kill
 from tests.stack.programs import line, sleeper
 
 pytestmark = pytest.mark.stack
@@ -76,7 +77,7 @@ def test_servers_are_private_and_outlive_a_killed_launcher(launcher, served):
 
     # Both at once, as when the machine runs out of memory: no server says goodbye.
     for pid in [stack.process.pid, *stack.below()]:
-        os.kill(pid, signal.SIGKILL)
+        kill(pid)
     stack.wait()
     again = launcher(served).start_ready()
 
@@ -167,6 +168,6 @@ def test_starting_needs_no_django():
     )
 
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, check=True)  # noqa: S603 - our own command
+    done = subprocess.run(command, capture_output=True, check=True)
 
     assert done.stdout == b"[]\n"
