@@ -1,6 +1,5 @@
 """The embedded PostgreSQL and Valkey: private, persistent, and found again after a crash."""
 
-import os
 import signal
 import socket
 import stat
