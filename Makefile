@@ -10,6 +10,10 @@ STAMP := .venv/.installed
 STACK := $(VENV)/python -m billing_project.local_stack
 MANAGE := $(VENV)/python manage.py
 
+# A sentence instead of the traceback of settings that find nothing.
+NEEDS_STACK = @[ -f "$${STATE_DIR:-.local}/stack.env" ] || [ -n "$$DATABASE_URL" ] || { \
+	  echo "meterkeeper: no stack is running here: start one with \`make run\` in another terminal." >&2; exit 2; }
+
 # Only where Django must load its settings and no database is asked anything.
 NO_DATABASE := DJANGO_SETTINGS_MODULE=tests.settings DATABASE_URL=postgres:///none
 
@@ -95,16 +99,20 @@ bench-emulator: $(STAMP) ## Measure the Stripe emulator alone (ARGS=)
 
 .PHONY: flush
 flush: $(STAMP) ## Fold stored usage into submissions now, without Celery
+	$(NEEDS_STACK)
 	@$(MANAGE) flush
 
 .PHONY: deliver
 deliver: $(STAMP) ## Send what is due to Stripe now, without Celery
+	$(NEEDS_STACK)
 	@$(MANAGE) deliver
 
 .PHONY: reconcile
 reconcile: $(STAMP) ## Compare a day with Stripe (DAY=2026-01-31)
+	$(NEEDS_STACK)
 	@$(MANAGE) reconcile $(if $(DAY),--day $(DAY))
 
 .PHONY: books
 books: $(STAMP) ## Print the books beside Stripe's totals (ARGS='--customer X')
+	$(NEEDS_STACK)
 	@$(MANAGE) books $(ARGS)

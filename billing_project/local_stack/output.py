@@ -12,7 +12,7 @@ SPEAKER = "stack"
 """The launcher's own name among the processes."""
 
 LOG_BYTES = 20 * 1024 * 1024
-"""When a log file is this large it becomes NAME.log.1, and the one before that goes."""
+"""With each run, and when it is this large, a log file becomes NAME.log.1."""
 
 _COLOURS = ("36", "32", "33", "35", "34", "92", "96", "93", "95", "94")
 
@@ -86,7 +86,7 @@ class Output:
         if name in self._files:
             self._files.pop(name).close()
         path = self.log_path(name)
-        if path.exists() and path.stat().st_size > LOG_BYTES:
+        if path.exists():
             path.replace(path.with_name(path.name + ".1"))
         return path.open("ab", buffering=0)
 
