@@ -258,6 +258,13 @@ CELERY_TASK_QUEUES = [
     Queue(name, queue_arguments={"x-queue-type": "quorum"} if _AMQP else None)
     for name in ("celery", "flush", "delivery", "webhooks", "reconciliation")
 ]
+CELERY_TASK_ROUTES = {
+    "usage.flush*": {"queue": "flush"},
+    "usage.deliver*": {"queue": "delivery"},
+    "billing.*": {"queue": "webhooks"},
+    "reconciliation.*": {"queue": "reconciliation"},
+}
+"""Here and not at the tasks, where Celery deprecates it."""
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_ACKS_LATE = True
 CELERY_TASK_REJECT_ON_WORKER_LOST = True
@@ -351,10 +358,15 @@ _PROCESSORS: list[structlog.typing.Processor] = [
     structlog.stdlib.add_logger_name,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
 ]
-_RENDERER = (
-    structlog.processors.JSONRenderer()
+# Tracebacks without local variables: those hold keys and customers' data.
+_RENDERING: list[structlog.typing.Processor] = (
+    [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     if env.boolean("LOG_JSON", default=False)
-    else structlog.dev.ConsoleRenderer(colors=False, pad_event_to=32)
+    else [
+        structlog.dev.ConsoleRenderer(
+            colors=False, pad_event_to=32, exception_formatter=structlog.dev.plain_traceback
+        )
+    ]
 )
 structlog.configure(
     processors=[*_PROCESSORS, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -367,7 +379,10 @@ LOGGING = {
     "formatters": {
         "structured": {
             "()": structlog.stdlib.ProcessorFormatter,
-            "processor": _RENDERER,
+            "processors": [
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *_RENDERING,
+            ],
             "foreign_pre_chain": _PROCESSORS,
         },
     },
