@@ -21,7 +21,7 @@ WEBHOOK_PASS_SECONDS = 15
 ROWS_PER_SWEEP = 100
 
 
-@shared_task(name="billing.process_webhooks", queue="webhooks", ignore_result=True)
+@shared_task(name="billing.process_webhooks", ignore_result=True)
 def process_webhooks() -> None:
     """Handle stored webhooks that are due."""
     result = inbox.process_due(
@@ -32,14 +32,14 @@ def process_webhooks() -> None:
     log.info("billing.webhooks.pass_finished", **asdict(result))
 
 
-@shared_task(name="billing.finish_customers", queue="webhooks", ignore_result=True)
+@shared_task(name="billing.finish_customers", ignore_result=True)
 def finish_customers() -> None:
     """Give customers without a Stripe id theirs."""
     result = customers.ensure_customers_at_stripe(now=timezone.now(), limit=ROWS_PER_SWEEP)
     log.info("billing.customers.sweep_finished", **asdict(result))
 
 
-@shared_task(name="billing.finish_subscriptions", queue="webhooks", ignore_result=True)
+@shared_task(name="billing.finish_subscriptions", ignore_result=True)
 def finish_subscriptions() -> None:
     """Give subscriptions without a Stripe id theirs."""
     result = subscriptions.ensure_subscriptions_at_stripe(now=timezone.now(), limit=ROWS_PER_SWEEP)

@@ -167,10 +167,10 @@ def _handle(claim: _Claim, routes: Routes) -> WebhookState:
     try:
         concerned = handler(received)
     except GatewayError as error:
-        log.warning("billing.webhook.failed", event=received.event_id, error=error.message)
+        log.warning("billing.webhook.failed", webhook=received.event_id, error=error.message)
         return _fail(claim, f"{type(error).__name__}: {error.message}")
     except Exception as error:
-        log.exception("billing.webhook.failed", event=received.event_id)
+        log.exception("billing.webhook.failed", webhook=received.event_id)
         return _fail(claim, f"{type(error).__name__}: {error}")
     return _finish(claim, WebhookState.PROCESSED if concerned else WebhookState.IGNORED)
 

@@ -1,0 +1,449 @@
+import json
+import random
+import threading
+from datetime import timedelta
+
+import pytest
+import stripe
+import time_machine
+from celery import current_app
+from django.db import connection
+from django.utils import timezone
+from kombu.exceptions import OperationalError
+
+from billing import subscriptions, tasks
+from billing.customers import create_customer
+from billing.enums import CaseKind, WebhookState
+from billing.gateway.errors import Unavailable
+from billing.models import Case, Invoice, Plan, Subscription, WebhookEvent
+from billing.subscriptions import subscribe
+from billing.webhooks import inbox
+from billing.webhooks.inbox import PassResult, handler_for
+from billing_project.webhook_routes import ROUTES
+from tests.factories.billing import make_webhook_event
+
+pytestmark = [pytest.mark.integration, pytest.mark.django_db]
+
+SNAPSHOT, THIN = "/webhooks/stripe", "/webhooks/stripe/thin"
+
+
+@pytest.fixture
+def forwarding(emulator, settings):
+    """An emulator that delivers to us."""
+    emulator.forward(f"http://us.invalid{SNAPSHOT}", settings.STRIPE_WEBHOOK_SECRETS[0])
+    return emulator
+
+
+@pytest.fixture
+def subscription(forwarding, run):
+    run("sync_catalogue")
+    customer, _ = create_customer(external_id="acme")
+    return subscribe(customer=customer, plan=Plan.objects.get(slug="tokens-payg")).subscription
+
+
+def post(client, body, secret, *, path=SNAPSHOT, seconds=0):
+    stamp = int(timezone.now().timestamp()) + seconds
+    header = stripe.WebhookSignature.generate_signature_header(body, secret, stamp)
+    return client.post(path, body, content_type="application/json", HTTP_STRIPE_SIGNATURE=header)
+
+
+def event(event_id="evt_1", type_="invoice.paid", object_id="in_1", **more):
+    return json.dumps(
+        {
+            "id": event_id,
+            "object": "event",
+            "type": type_,
+            "livemode": False,
+            "data": {"object": {"id": object_id}},
+        }
+        | more
+    )
+
+
+def delivered(client, emulator):
+    """Deliver what the emulator owes; return the deliveries."""
+    deliveries = emulator.pop_deliveries()
+    for delivery in deliveries:
+        answer = deliver(client, delivery)
+        emulator.report_delivery(delivery, answer.status_code)
+    return deliveries
+
+
+def deliver(client, delivery):
+    return client.generic(
+        "POST",
+        SNAPSHOT,
+        delivery.body,
+        content_type="application/json",
+        HTTP_STRIPE_SIGNATURE=delivery.headers["Stripe-Signature"],
+    )
+
+
+def process(routes=ROUTES, limit=1_000):
+    return inbox.process_due(routes=routes, limit=limit, seconds=30)
+
+
+# --- taking ---------------------------------------------------------------------------------------
+
+
+def test_genuine_event_is_stored_raw_once(client, settings):
+    body = event()
+
+    answers = [post(client, body, settings.STRIPE_WEBHOOK_SECRETS[0]) for _ in range(5)]
+
+    assert [answer.status_code for answer in answers] == [200] * 5
+    [row] = WebhookEvent.objects.all()
+    assert (row.stripe_event_id, row.kind, row.type) == ("evt_1", "snapshot", "invoice.paid")
+    assert (row.object_id, row.body, row.state) == ("in_1", body, WebhookState.PENDING)
+
+
+def test_thin_event_is_stored_under_its_own_secret(client, settings):
+    body = json.dumps(
+        {
+            "id": "evt_thin",
+            "object": "v2.core.event",
+            "type": "v1.billing.meter.error_report_triggered",
+            "livemode": False,
+            "related_object": {"id": "mtr_1"},
+        }
+    )
+
+    refused = post(client, body, settings.STRIPE_WEBHOOK_SECRETS[0], path=THIN)
+    assert (refused.status_code, WebhookEvent.objects.count()) == (400, 0)
+    taken = post(client, body, settings.STRIPE_THIN_WEBHOOK_SECRETS[0], path=THIN)
+
+    assert taken.status_code == 200
+    assert list(WebhookEvent.objects.values_list("kind", "object_id")) == [("thin", "mtr_1")]
+
+
+@pytest.mark.parametrize(
+    ("secret", "seconds"), [("whsec_forged", 0), (None, -301 - 5), (None, 301 + 5)]
+)
+def test_forged_old_or_future_event_is_refused_and_not_stored(client, settings, secret, seconds):
+    secret = secret or settings.STRIPE_WEBHOOK_SECRETS[0]
+
+    answer = post(client, event(), secret, seconds=seconds)
+
+    assert answer.status_code == 400
+    assert answer["Content-Type"] == "application/problem+json"
+    assert WebhookEvent.objects.count() == 0
+
+
+def test_unsigned_event_is_refused(client):
+    answer = client.post(SNAPSHOT, event(), content_type="application/json")
+
+    assert (answer.status_code, WebhookEvent.objects.count()) == (400, 0)
+
+
+def test_without_configured_secrets_everything_is_refused(client, settings):
+    secret, settings.STRIPE_WEBHOOK_SECRETS = settings.STRIPE_WEBHOOK_SECRETS[0], []
+
+    assert post(client, event(), secret).status_code == 400
+    assert WebhookEvent.objects.count() == 0
+
+
+def test_only_post_is_served(client):
+    assert client.get(SNAPSHOT).status_code == 405
+
+
+def test_no_csrf_token_is_asked_for(settings):
+    from django.test import Client  # noqa: PLC0415 - the fixture's client skips the check
+
+    answer = post(Client(enforce_csrf_checks=True), event(), settings.STRIPE_WEBHOOK_SECRETS[0])
+
+    assert answer.status_code == 200
+
+
+def test_worker_is_woken_through_the_webhooks_queue(client, settings):
+    post(client, event(), settings.STRIPE_WEBHOOK_SECRETS[0])
+
+    with current_app.connection_for_read() as broker:
+        message = broker.SimpleQueue("webhooks").get(block=False)
+    assert message.headers["task"] == "billing.process_webhooks"
+    assert message.payload[:2] == [[], {}]
+
+
+def test_event_is_taken_while_the_broker_is_away(client, settings, caplog, monkeypatch):
+    def unreachable(**_):
+        raise OperationalError("no broker")
+
+    monkeypatch.setattr(tasks.process_webhooks, "apply_async", unreachable)
+
+    answer = post(client, event(), settings.STRIPE_WEBHOOK_SECRETS[0])
+
+    assert (answer.status_code, WebhookEvent.objects.count()) == (200, 1)
+    assert "nudge_failed" in caplog.text
+
+
+# --- handling -------------------------------------------------------------------------------------
+
+
+def test_handler_runs_once_however_often_the_event_came(client, settings):
+    seen = []
+    for _ in range(5):
+        post(client, event(), settings.STRIPE_WEBHOOK_SECRETS[0])
+
+    first = process({"invoice.paid": lambda received: seen.append(received.event_id) or True})
+    second = process({"invoice.paid": lambda received: seen.append(received.event_id) or True})
+
+    assert seen == ["evt_1"]
+    assert first == PassResult(processed=1, ignored=0, failed=0)
+    assert second == PassResult(processed=0, ignored=0, failed=0)
+    [row] = WebhookEvent.objects.all()
+    assert (row.state, row.attempt_count, row.next_attempt_at) == (WebhookState.PROCESSED, 1, None)
+
+
+@pytest.mark.parametrize(
+    ("event_type", "route"),
+    [
+        ("invoice.paid", "invoice.paid"),
+        ("invoice.voided", "invoice.*"),
+        ("customer.subscription.deleted", "customer.subscription.*"),
+        ("customer.deleted", "customer.*"),
+        ("invoices", None),
+        ("charge.succeeded", None),
+    ],
+)
+def test_longest_route_wins(event_type, route):
+    keys = ("invoice.paid", "invoice.*", "customer.*", "customer.subscription.*")
+    routes = {key: (lambda _, key=key: key) for key in keys}
+
+    handler = handler_for(routes, event_type)
+
+    assert (handler and handler(None)) == route
+
+
+def test_event_nobody_handles_or_of_the_other_mode_is_ignored():
+    make_webhook_event("evt_1", type="charge.succeeded")
+    make_webhook_event("evt_2", live_mode=True)
+
+    assert process() == PassResult(processed=0, ignored=2, failed=0)
+    assert set(WebhookEvent.objects.values_list("state", flat=True)) == {WebhookState.IGNORED}
+
+
+def test_failing_event_waits_longer_each_time_and_the_others_go_on(now):
+    make_webhook_event("evt_bad", type="bad", next_attempt_at=now)
+    make_webhook_event("evt_good", type="good", next_attempt_at=now)
+
+    def bad(_):
+        raise Unavailable("no answer")
+
+    routes = {"bad": bad, "good": lambda _: True}
+    waits = []
+    for _ in range(4):
+        row = WebhookEvent.objects.get(stripe_event_id="evt_bad")
+        with time_machine.travel(row.next_attempt_at, tick=False):
+            result = process(routes)
+            assert result.failed == 1
+            assert process(routes) == PassResult(processed=0, ignored=0, failed=0)
+        row.refresh_from_db()
+        waits.append((row.next_attempt_at - now).total_seconds())
+        now = row.next_attempt_at
+
+    assert waits == [15, 30, 60, 120]
+    assert (row.state, row.last_error) == (WebhookState.PENDING, "Unavailable: no answer")
+    assert WebhookEvent.objects.get(stripe_event_id="evt_good").state == WebhookState.PROCESSED
+
+
+def test_event_that_fails_for_a_day_becomes_a_case_and_can_be_handled_again(run, caplog):
+    make_webhook_event("evt_1", attempt_count=inbox.ATTEMPTS_MOST - 1)
+
+    def broken(_):
+        raise KeyError("parent")
+
+    process({"invoice.*": broken})
+
+    [row] = WebhookEvent.objects.all()
+    [case] = Case.objects.all()
+    assert (row.state, row.next_attempt_at) == (WebhookState.FAILED, None)
+    assert (case.kind, case.reference, case.closed_at) == (CaseKind.WEBHOOK, "evt_1", None)
+    assert "KeyError" in case.reason
+    assert process({"invoice.*": broken}) == PassResult(processed=0, ignored=0, failed=0)
+
+    inbox.handle_again(row, now=timezone.now())
+    assert process({"invoice.*": lambda _: True}).processed == 1
+    case.refresh_from_db()
+    assert case.closed_at is not None
+
+
+def test_event_whose_worker_died_is_handled_when_its_lease_is_over(now):
+    make_webhook_event("evt_1", next_attempt_at=now)
+
+    class Killed(BaseException):
+        pass
+
+    def killed(_):
+        raise Killed
+
+    with time_machine.travel(now, tick=False):
+        with pytest.raises(Killed):
+            process({"invoice.*": killed})
+        assert process({"invoice.*": lambda _: True}).processed == 0
+    with time_machine.travel(now + timedelta(seconds=inbox.LEASE_SECONDS), tick=False):
+        assert process({"invoice.*": lambda _: True}).processed == 1
+
+
+def test_late_finish_of_an_overrun_claim_changes_nothing(now):
+    make_webhook_event("evt_1", next_attempt_at=now)
+
+    def overrun(_):
+        with time_machine.travel(now + timedelta(seconds=inbox.LEASE_SECONDS), tick=False):
+
+            def fails(_):
+                raise Unavailable("no answer")
+
+            process({"invoice.*": fails})
+        return True
+
+    with time_machine.travel(now, tick=False):
+        process({"invoice.*": overrun})
+
+    [row] = WebhookEvent.objects.all()
+    assert (row.state, row.attempt_count) == (WebhookState.PENDING, 2)
+
+
+@pytest.mark.postgres
+@pytest.mark.django_db(transaction=True)
+def test_two_workers_never_hold_the_same_event():
+    for number in range(6):
+        make_webhook_event(f"evt_{number}")
+    seen, meeting = [], threading.Barrier(2, timeout=10)
+
+    def handler(received):
+        if len(seen) < 2:
+            meeting.wait()
+        seen.append(received.event_id)
+        return True
+
+    def work():
+        try:
+            process({"invoice.*": handler})
+        finally:
+            connection.close()
+
+    workers = [threading.Thread(target=work) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+
+    assert sorted(seen) == [f"evt_{number}" for number in range(6)]
+
+
+# --- what Stripe tells us -------------------------------------------------------------------------
+
+
+def test_subscription_created_elsewhere_in_time_is_linked_by_its_stamp(
+    client, forwarding, subscription
+):
+    """F73: our process died after Stripe answered, before the answer was stored."""
+    stripe_id = subscription.stripe_subscription_id
+    subscription.items.all().delete()
+    Subscription.objects.update(stripe_subscription_id=None, status="creating", mirrored_at=None)
+
+    delivered(client, forwarding)
+    process()
+
+    subscription.refresh_from_db()
+    assert (subscription.stripe_subscription_id, subscription.status) == (stripe_id, "active")
+    assert subscription.items.count() == 1
+
+
+def test_status_and_end_follow_stripe(client, forwarding, subscription):
+    subscriptions.at_stripe.connection().v1.subscriptions.cancel(
+        subscription.stripe_subscription_id
+    )
+
+    delivered(client, forwarding)
+    result = process()
+
+    subscription.refresh_from_db()
+    assert subscription.status == "canceled"
+    assert subscription.ended_at is not None
+    assert result.failed == 0
+
+
+def test_events_in_any_order_and_number_lead_to_the_same_state(client, forwarding, subscription):
+    calls = subscriptions.at_stripe.connection().v1.subscriptions
+    calls.update(subscription.stripe_subscription_id, {"cancel_at_period_end": True})
+    calls.update(subscription.stripe_subscription_id, {"cancel_at_period_end": False})
+    calls.cancel(subscription.stripe_subscription_id)
+    deliveries = [each for each in forwarding.pop_deliveries() if b"subscription" in each.body]
+    assert len(deliveries) >= 4
+    draw = random.Random(3)  # noqa: S311 - a repeatable shuffle
+    ends = set()
+
+    for _ in range(25):
+        WebhookEvent.objects.all().delete()
+        shuffled = deliveries * 2
+        draw.shuffle(shuffled)
+        for delivery in shuffled:
+            assert deliver(client, delivery).status_code == 200
+            if draw.random() < 0.3:
+                process()
+        process()
+        subscription.refresh_from_db()
+        ends.add((subscription.status, subscription.cancel_at, subscription.ended_at is None))
+
+    assert ends == {("canceled", None, False)}
+    assert subscription.items.count() == 1
+
+
+def test_invoice_of_our_customer_is_mirrored_until_it_is_paid(client, forwarding, run):
+    run("sync_catalogue")
+    customer, _ = create_customer(external_id="acme")
+    subscription = subscribe(customer=customer, plan=Plan.objects.get(slug="team")).subscription
+
+    delivered(client, forwarding)
+    process()
+
+    [theirs] = forwarding.world.invoices
+    [invoice] = Invoice.objects.all()
+    assert (invoice.customer, invoice.subscription) == (customer, subscription)
+    assert (invoice.stripe_invoice_id, invoice.status) == (theirs["id"], theirs["status"])
+    assert (invoice.total, invoice.currency) == (2000, "usd")
+
+
+def test_strangers_on_the_same_account_are_ignored(client, forwarding, subscription):
+    calls = subscriptions.at_stripe.connection().v1
+    theirs = calls.customers.create({"email": "someone@else.test"})
+    price = subscription.plan.prices.get().stripe_price_id
+    calls.subscriptions.create({"customer": theirs.id, "items": [{"price": price}]})
+    delivered(client, forwarding)
+
+    result = process()
+
+    assert result.failed == 0
+    assert Subscription.objects.count() == 1
+    assert Invoice.objects.count() == 0
+    assert WebhookEvent.objects.filter(state=WebhookState.PENDING).count() == 0
+
+
+def test_unreachable_stripe_delays_and_loses_nothing(client, forwarding, subscription):
+    """F75: fetching what changed fails for a while."""
+    delivered(client, forwarding)
+    forwarding.faults.switch_on("503", method="GET")
+    failed = process().failed
+    assert failed >= 1
+    forwarding.faults.clear()
+
+    with time_machine.travel(timezone.now() + timedelta(minutes=2), tick=False):
+        result = process()
+
+    assert (result.processed, result.failed) == (failed, 0)
+
+
+def test_object_stripe_no_longer_has_is_no_trouble(forwarding):
+    make_webhook_event("evt_1", type="customer.subscription.updated", object_id="sub_gone")
+    make_webhook_event("evt_2", type="invoice.deleted", object_id="in_gone")
+    make_webhook_event("evt_3", type="invoice.upcoming", object_id="")
+
+    assert process() == PassResult(processed=0, ignored=3, failed=0)
+
+
+def test_command_handles_what_is_due(run, forwarding):
+    make_webhook_event("evt_1", type="charge.succeeded")
+
+    out = run("process_webhooks").stdout
+
+    assert out == "Webhooks: 0 handled, 1 not ours, 0 to be tried again.\n"
