@@ -17,7 +17,7 @@ from billing.authentication import Caller, authenticate
 from billing.customers import create_customer
 from billing.enums import Scope
 from billing.models import Customer, Plan, Price, Subscription
-from billing.subscriptions import Subscribed, subscribe
+from billing.subscriptions import subscribe
 
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 PER_PAGE = 50
@@ -97,28 +97,20 @@ class SubscriptionIn(Schema):
 
 
 class ItemOut(Schema):
-    price: str = Field(alias="price.lookup_key")
-    meter: str | None = None
-    current_period_start: datetime
-    current_period_end: datetime
-
-    @staticmethod
-    def resolve_meter(item: Any) -> str | None:
-        return item.price.meter.slug if item.price.meter is not None else None
+    price: str = Field(description="The price's lookup key.")
+    meter: str | None = Field(description="Null for a base fee.")
+    current_period_start: datetime = Field(description="Included.")
+    current_period_end: datetime = Field(description="Not included.")
 
 
 class SubscriptionOut(Schema):
-    plan: str = Field(alias="plan.slug")
+    plan: str
     status: str = Field(description="Stripe's word; `creating` until it has answered.")
     stripe_subscription_id: str | None
     cancel_at: datetime | None
     ended_at: datetime | None
     created_at: datetime
     items: list[ItemOut]
-
-    @staticmethod
-    def resolve_items(subscription: Subscription) -> list[Any]:
-        return list(subscription.items.all())
 
 
 class SubscribedOut(SubscriptionOut):
@@ -134,25 +126,17 @@ class PriceOut(Schema):
     lookup_key: str
     name: str
     kind: str
-    meter: str | None = None
+    meter: str | None = Field(description="Null for a base fee.")
     currency: str
     interval: str
     rule: dict[str, Any] = Field(description="Stripe's price rule, in the currency's minor unit.")
-
-    @staticmethod
-    def resolve_meter(price: Price) -> str | None:
-        return price.meter.slug if price.meter is not None else None
 
 
 class PlanOut(Schema):
     slug: str
     name: str
-    active: bool
+    active: bool = Field(description="Whether new subscriptions may use it.")
     prices: list[PriceOut]
-
-    @staticmethod
-    def resolve_prices(plan: Plan) -> list[Price]:
-        return list(plan.prices.all())
 
 
 @router.post("/customers", response={201: CustomerOut, 200: CustomerOut})
@@ -184,23 +168,29 @@ def make_subscription(
     request: HttpRequest,  # noqa: ARG001
     external_id: str,
     body: SubscriptionIn,
-) -> Status[dict[str, Any]]:
+) -> Status[SubscribedOut]:
     """Put a customer on a plan. Repeating it answers 200 with the subscription there is."""
     customer = _customer(external_id)
     plan = Plan.objects.filter(slug=body.plan).first()
     if plan is None:
         raise NoSuch("plan", body.plan, field="plan")
     subscribed = subscribe(customer=customer, plan=plan)
-    return Status(201 if subscribed.created else 200, _told(subscribed))
+    told = SubscribedOut(
+        **_subscription(_with_items().get(pk=subscribed.subscription.pk)),
+        setup_client_secret=subscribed.setup_secret or None,
+        payment_client_secret=subscribed.payment_secret or None,
+    )
+    return Status(201 if subscribed.created else 200, told)
 
 
 @router.get("/customers/{path:external_id}/subscriptions", response=list[SubscriptionOut])
 def list_subscriptions(
     request: HttpRequest,  # noqa: ARG001
     external_id: str,
-) -> QuerySet[Subscription]:
+) -> list[SubscriptionOut]:
     """List a customer's subscriptions, newest first, ended ones too."""
-    return _with_items(Subscription.objects.filter(customer=_customer(external_id)))
+    subscriptions = _with_items().filter(customer=_customer(external_id))
+    return [SubscriptionOut(**_subscription(each)) for each in subscriptions]
 
 
 @router.get("/customers/{path:external_id}", response=CustomerOut)
@@ -210,10 +200,19 @@ def show_customer(request: HttpRequest, external_id: str) -> Customer:  # noqa: 
 
 
 @router.get("/plans", response=list[PlanOut])
-def list_plans(request: HttpRequest) -> QuerySet[Plan]:  # noqa: ARG001
+def list_plans(request: HttpRequest) -> list[PlanOut]:  # noqa: ARG001
     """List the plans with the prices new subscriptions get."""
     offered = Price.objects.filter(active=True).select_related("meter")
-    return Plan.objects.prefetch_related(Prefetch("prices", queryset=offered))
+    plans = Plan.objects.prefetch_related(Prefetch("prices", queryset=offered))
+    return [
+        PlanOut(
+            slug=plan.slug,
+            name=plan.name,
+            active=plan.active,
+            prices=[_price(price) for price in plan.prices.all()],
+        )
+        for plan in plans
+    ]
 
 
 def _customer(external_id: str) -> Customer:
@@ -223,13 +222,37 @@ def _customer(external_id: str) -> Customer:
     return customer
 
 
-def _with_items(subscriptions: QuerySet[Subscription]) -> QuerySet[Subscription]:
-    return subscriptions.select_related("plan").prefetch_related("items__price__meter")
+def _with_items() -> QuerySet[Subscription]:
+    return Subscription.objects.select_related("plan").prefetch_related("items__price__meter")
 
 
-def _told(subscribed: Subscribed) -> dict[str, Any]:
-    subscription = _with_items(Subscription.objects.all()).get(pk=subscribed.subscription.pk)
-    return SubscriptionOut.from_orm(subscription).dict(by_alias=True) | {
-        "setup_client_secret": subscribed.setup_secret or None,
-        "payment_client_secret": subscribed.payment_secret or None,
+def _subscription(subscription: Subscription) -> dict[str, Any]:
+    return {
+        "plan": subscription.plan.slug,
+        "status": subscription.status,
+        "stripe_subscription_id": subscription.stripe_subscription_id,
+        "cancel_at": subscription.cancel_at,
+        "ended_at": subscription.ended_at,
+        "created_at": subscription.created_at,
+        "items": [
+            ItemOut(
+                price=item.price.lookup_key,
+                meter=item.price.meter.slug if item.price.meter is not None else None,
+                current_period_start=item.current_period_start,
+                current_period_end=item.current_period_end,
+            )
+            for item in subscription.items.all()
+        ],
     }
+
+
+def _price(price: Price) -> PriceOut:
+    return PriceOut(
+        lookup_key=price.lookup_key,
+        name=price.name,
+        kind=price.kind,
+        meter=price.meter.slug if price.meter is not None else None,
+        currency=price.currency,
+        interval=price.interval,
+        rule=price.rule,
+    )
