@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -13,7 +14,14 @@ from typing import Any
 import pytest
 import time_machine
 from django.core.management import CommandError, call_command
+from django.db.models import BigIntegerField, Count, Sum
+from django.db.models.functions import Cast
 
+from billing.authentication import issue
+from billing.enums import Scope
+from billing.models import Customer, Subscription
+from tests.usage.test_traffic import AZURE_TRACE
+from usage.models import EventConflict, UsageEvent
 from usage.replaying import connection, progress
 
 pytestmark = pytest.mark.integration
@@ -423,3 +431,74 @@ def test_progress_is_one_line_where_nobody_watches(api, trace, capsys):
     call_command("replay", str(trace), api_url=api.url, api_key="mk_test", customers=1, batch=1)
 
     assert capsys.readouterr().err == "Replaying: 3 of 3\n"
+
+
+# -- against our own API
+
+
+@pytest.fixture
+def our_replay(live_server, emulator, capsys) -> Callable[..., dict[str, Any]]:
+    """Run the command against our API, its default catalogue synced to an emulator."""
+    call_command("sync_catalogue")
+    _, key = issue("replay", [Scope.INGEST, Scope.MANAGE])
+
+    def run(*arguments: Any, **options: Any) -> dict[str, Any]:
+        call_command(
+            "replay", *map(str, arguments), api_url=live_server.url, api_key=key, **options
+        )
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    return run
+
+
+def _stored_sums() -> dict[str, int]:
+    return UsageEvent.objects.aggregate(
+        events=Count("id"),
+        context_tokens=Sum(Cast("data__input_tokens", BigIntegerField())),
+        cached_tokens=Sum(Cast("data__cached_input_tokens", BigIntegerField())),
+        generated_tokens=Sum(Cast("data__output_tokens", BigIntegerField())),
+    )
+
+
+def test_replaying_twice_stores_each_call_once(our_replay):
+    first = our_replay(events=250, customers=4)
+    stored = _stored_sums()
+
+    second = our_replay(events=250, customers=4)
+
+    assert (first["accepted"], first["duplicates"]) == (250, 0)
+    assert (second["accepted"], second["duplicates"]) == (0, 250)
+    assert stored == {name: first[name] for name in stored}
+    assert _stored_sums() == stored
+    assert EventConflict.objects.count() == 0
+    assert set(Customer.objects.values_list("external_id", flat=True)) == {
+        f"demo-000{number}" for number in (1, 2, 3, 4)
+    }
+    assert Subscription.objects.count() == 4
+
+
+def test_recorded_trace_is_stored_to_the_token(our_replay):
+    if not AZURE_TRACE.exists():
+        pytest.skip("the recorded trace lies beside a working copy only")
+
+    said = our_replay(AZURE_TRACE, customers=5, batch=1_000)
+
+    assert (said["accepted"], said["duplicates"]) == (8_819, 0)
+    assert _stored_sums() == {
+        "events": 8_819,
+        "context_tokens": 18_059_974,
+        "cached_tokens": 0,
+        "generated_tokens": 245_896,
+    }
+    last = UsageEvent.objects.latest("occurred_at")
+    assert abs(last.received_at - last.occurred_at) < timedelta(minutes=2)
+
+
+def test_lost_state_makes_conflicts_and_no_usage(our_replay, state_dir):
+    our_replay(events=30, customers=2)
+    shutil.rmtree(state_dir)
+
+    with pytest.raises(CommandError, match="id this id was stored before"):
+        our_replay(events=30, customers=2)
+
+    assert UsageEvent.objects.count() == 30
