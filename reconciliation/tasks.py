@@ -24,7 +24,7 @@ EXPIRE_SECONDS = 3_600
 
 @shared_task(
     name="reconciliation.reconcile_recent",
-    queue="reconciliation",
+    ignore_result=True,
     soft_time_limit=SOFT_LIMIT_SECONDS,
     time_limit=HARD_LIMIT_SECONDS,
 )

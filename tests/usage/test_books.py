@@ -357,9 +357,9 @@ def test_the_books_balance_while_usage_flows(transactional_db, store, acme, mete
         flow.repeat(step)
     looks = []
     with flow:
-        for look in range(90):
+        for look in range(40):
             looks.append(books(customer=(None, "acme", "stranger")[look % 3]))
-            if look == 45:
+            if look == 20:
                 Customer.objects.create(external_id="stranger", stripe_customer_id="cus_stranger")
 
     assert [figures(look) for look in looks if not look.is_conserved] == []
