@@ -346,7 +346,7 @@ def test_replay_goes_on_where_it_was_interrupted(api, replay, monkeypatch):
 
     with monkeypatch.context() as interrupted:
         interrupted.setattr(progress.Progress, "advance", interrupt)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(CommandError, match="same command again sends the rest"):
             replay(events=200, batch=10)
     before = dict(api.stored)
     assert 10 <= len(before) < 200

@@ -21,6 +21,8 @@ from usage.replaying.connection import ReplayFailed
 from usage.replaying.progress import Progress
 
 GENERATED_EVENTS = 2_000
+INTERRUPTED = 130
+"""The exit code shells know for Ctrl-C."""
 
 
 class Command(BaseCommand):
@@ -61,6 +63,10 @@ class Command(BaseCommand):
                 sent, seconds = self._send(trace, options)
             except (ReplayFailed, shifts.ShiftUnreadable) as error:
                 raise CommandError(str(error)) from None
+            except KeyboardInterrupt:
+                raise CommandError(
+                    "Interrupted; the same command again sends the rest.", returncode=INTERRUPTED
+                ) from None
             self.stdout.write(
                 f"{sent.accepted:,} accepted, {sent.duplicates:,} duplicates,"
                 f" {sent.requests:,} requests in {seconds:.1f} s"
