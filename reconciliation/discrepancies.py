@@ -59,7 +59,7 @@ def _open(run_id: int, pair: Pair, cell: Compared, now: datetime) -> None:
     )
     open_case(
         kind=CaseKind.DISCREPANCY,
-        reference=reference(pair, cell.window_start),
+        reference=_reference(pair, cell.window_start),
         reason=(
             f"{cell.reason.label}: Stripe {number(cell.stripe)}, ours {number(cell.ours)},"
             f" difference {number(cell.difference, signed=True)}"
@@ -76,17 +76,21 @@ def _resolve(discrepancy: Discrepancy, run_id: int, pair: Pair, now: datetime) -
     if resolved:
         close_case(
             CaseKind.DISCREPANCY,
-            reference(pair, discrepancy.window_start),
+            _reference(pair, discrepancy.window_start),
             f"Reconciliation {run_id} found both books equal.",
         )
 
 
-def reference(pair: Pair, hour: datetime) -> str:
+def reference(*, customer_id: int, customer: str, meter: str, hour: datetime) -> str:
     """Return how staff name a cell: customer, meter and UTC hour."""
-    customer = pair.customer
-    if len(customer) > LONGEST_NAME:
-        customer = f"customer {pair.customer_id}"
-    return f"{customer} / {pair.meter} / {hour:%Y-%m-%d %H:00} UTC"
+    name = customer if len(customer) <= LONGEST_NAME else f"customer {customer_id}"
+    return f"{name} / {meter} / {hour:%Y-%m-%d %H:00} UTC"
+
+
+def _reference(pair: Pair, hour: datetime) -> str:
+    return reference(
+        customer_id=pair.customer_id, customer=pair.customer, meter=pair.meter, hour=hour
+    )
 
 
 def number(value: Decimal, *, signed: bool = False) -> str:
