@@ -16,6 +16,7 @@ from stripe_emulator.core.faults import KINDS
 from stripe_emulator.core.records import IdempotencyRecord, IdentifierRecord
 from stripe_emulator.core.settings import Settings
 from stripe_emulator.disk_records import DiskRecords
+from stripe_emulator.saved_state import SavedState
 from stripe_emulator.server import PortTakenError, serve
 from stripe_emulator.version import API_VERSION
 
@@ -35,7 +36,8 @@ Move time:       POST /_emulator/clock      {"advance_seconds": 3600} or {"now":
                                              "probability": 0.05, "count": 10, "seed": 1}
                  DELETE /_emulator/faults[?id=fault_1]
 Change rules:    POST /_emulator/settings   {"settle_lag_seconds": 60, "rate_limits": "live"}
-Start over:      POST /_emulator/reset      GET /_emulator/health
+Go back:         POST /_emulator/snapshots  {"name": "clean"}, POST /_emulator/restore {"name":
+"clean"} Start over:      POST /_emulator/reset      GET /_emulator/health
 
 """
 
@@ -46,19 +48,22 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(
         level=options.log_level.upper(), format="%(levelname)s %(name)s %(message)s"
     )
-    emulator, closing = _emulator(options)
+    emulator, kept = _emulator(options)
+    for url, thin in ((options.forward_to, False), (options.forward_thin_to, True)):
+        if url:
+            emulator.forward(url, options.webhook_secret, thin=thin)
 
     def end() -> NoReturn:
-        for store in closing:
+        for store in kept:
             store.close()
         # Webhook threads that wait for an endpoint must not hold the process up.
         os._exit(0)
 
-    for url, thin in ((options.forward_to, False), (options.forward_thin_to, True)):
-        if url:
-            emulator.forward(url, options.webhook_secret, thin=thin)
+    application = Application(
+        emulator, [store.run for store in kept if isinstance(store, SavedState)]
+    )
     try:
-        asyncio.run(serve(Application(emulator), host=options.host, port=options.port, end=end))
+        asyncio.run(serve(application, host=options.host, port=options.port, end=end))
     except PortTakenError as error:
         print(error, file=sys.stderr)  # noqa: T201  a sentence for the person who started it
         return 1
@@ -78,13 +83,16 @@ def _emulator(options: argparse.Namespace) -> tuple[Emulator, list[Store]]:
         return Emulator(seed=seed, settings=settings), []
     folder: Path = options.state
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)
     arrivals = ArrivalFile(folder / "arrivals.jsonl")
     identifiers = DiskRecords(folder / "identifiers.sqlite", IdentifierRecord)
     answers = DiskRecords(folder / "answers.sqlite", IdempotencyRecord)
     emulator = Emulator(
         seed=seed, settings=settings, arrivals=arrivals, identifiers=identifiers, answers=answers
     )
-    return emulator, [arrivals, identifiers, answers]
+    saved = SavedState(folder / "account.state", emulator)
+    saved.load()
+    return emulator, [saved, arrivals, identifiers, answers]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -105,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
         "--state",
         type=Path,
         metavar="DIR",
-        help="keep the arrival log and what grows with it in this folder",
+        help="keep the arrival log and the account in this folder, and take them up again",
     )
     parser.add_argument("--forward-to", metavar="URL", help="send every snapshot event to this URL")
     parser.add_argument(

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
 from typing import Any
 
 from stripe_emulator.control import Control
@@ -15,6 +15,8 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
+Background = Callable[[], Coroutine[Any, Any, None]]
+
 BEFORE_CUT_SECONDS = 0.05
 """Time for half an answer to leave before its connection is cut."""
 
@@ -22,10 +24,10 @@ BEFORE_CUT_SECONDS = 0.05
 class Application:
     """Serve one emulator; its webhooks are delivered while the lifespan lasts."""
 
-    def __init__(self, emulator: Emulator) -> None:
+    def __init__(self, emulator: Emulator, background: Sequence[Background] = ()) -> None:
         self.emulator = emulator
         self.control = Control(emulator)
-        self.deliverer = Deliverer(emulator)
+        self._background = [Deliverer(emulator).run, *background]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the lifespan."""
@@ -35,13 +37,14 @@ class Application:
             await self._serve(scope, receive, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:
-        task = asyncio.create_task(self.deliverer.run())
+        tasks = [asyncio.create_task(run()) for run in self._background]
         while True:
             message = await receive()
             if message["type"] == "lifespan.shutdown":
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+                for task in tasks:
+                    task.cancel()
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await task
                 await send({"type": "lifespan.shutdown.complete"})
                 return
             await send({"type": "lifespan.startup.complete"})

@@ -10,6 +10,7 @@ from stripe_emulator import page
 from stripe_emulator.core.due import catch_up
 from stripe_emulator.core.emulator import Emulator
 from stripe_emulator.core.faults import KINDS, FaultRule
+from stripe_emulator.core.snapshots import Snapshot
 from stripe_emulator.core.truth import Truth
 from stripe_emulator.core.wire import Reply, Request
 from stripe_emulator.version import API_VERSION
@@ -27,6 +28,7 @@ class Control:
 
     def __init__(self, emulator: Emulator) -> None:
         self.emulator = emulator
+        self._snapshots: dict[str, Snapshot] = {}
         self._routes: dict[tuple[str, str], Callable[[dict[str, str], Any], Any]] = {
             ("GET", "health"): self._health,
             ("GET", "arrivals"): self._arrivals,
@@ -42,6 +44,9 @@ class Control:
             ("POST", "settings"): self._set_settings,
             ("GET", "deliveries"): self._deliveries,
             ("POST", "destinations"): self._add_destination,
+            ("GET", "snapshots"): self._list_snapshots,
+            ("POST", "snapshots"): self._take_snapshot,
+            ("POST", "restore"): self._restore,
         }
 
     @staticmethod
@@ -158,6 +163,25 @@ class Control:
             raise WrongRequest("A destination takes url and secret, and thin for thin events.")
         self.emulator.forward(body["url"], body["secret"], thin=bool(body.get("thin")))
         return {"status": "registered"}
+
+    def _list_snapshots(self, query: dict[str, str], body: Any) -> Any:  # noqa: ARG002  one signature for all
+        return {
+            "snapshots": [
+                {"name": name, "arrivals": taken.arrivals}
+                for name, taken in self._snapshots.items()
+            ]
+        }
+
+    def _take_snapshot(self, query: dict[str, str], body: Any) -> Any:
+        self._snapshots[body.get("name", "default")] = self.emulator.snapshot()
+        return self._list_snapshots(query, body)
+
+    def _restore(self, query: dict[str, str], body: Any) -> Any:  # noqa: ARG002  one signature for all
+        name = body.get("name", "default")
+        if name not in self._snapshots:
+            raise WrongRequest(f"There is no snapshot {name!r}.")
+        self.emulator.restore(self._snapshots[name])
+        return {"status": "restored", "arrivals": len(self.emulator.arrivals)}
 
 
 def _number(query: dict[str, str], name: str, default: int) -> int:

@@ -11,8 +11,6 @@ from stripe_emulator.core.records import Records
 T = TypeVar("T")
 
 CACHE_KIBIBYTES = 16_384
-COMMIT_EVERY = 2_000
-"""Writes to gather in one transaction; a crash of the machine may lose so many."""
 
 
 class DiskRecords(Records[T]):
@@ -22,7 +20,6 @@ class DiskRecords(Records[T]):
         self._path = path
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(kind)
-        self._uncommitted = 0
         self._open()
 
     def get(self, key: str) -> T | None:
@@ -36,42 +33,36 @@ class DiskRecords(Records[T]):
             "INSERT OR REPLACE INTO records (key, record) VALUES (?, ?)",
             (key, self._encoder.encode(record)),
         )
-        self._uncommitted += 1
-        if self._uncommitted >= COMMIT_EVERY:
-            self.commit()
-
-    def commit(self) -> None:
-        """Let the writes so far survive the process."""
-        self._connection.commit()
-        self._uncommitted = 0
 
     def clear(self) -> None:
         self._connection.execute("DELETE FROM records")
-        self.commit()
 
     def __len__(self) -> int:
         return int(self._connection.execute("SELECT count(*) FROM records").fetchone()[0])
 
     def snapshot(self) -> bytes:
-        self.commit()
-        return self._connection.serialize()
+        rows = self._connection.execute("SELECT key, record FROM records").fetchall()
+        return msgspec.msgpack.encode(rows)
 
     def restore(self, data: bytes) -> None:
-        self._connection.close()
-        self._path.write_bytes(data)
-        self._open()
+        rows = msgspec.msgpack.decode(data, type=list[tuple[str, bytes]])
+        self._connection.execute("BEGIN")
+        self._connection.execute("DELETE FROM records")
+        self._connection.executemany("INSERT INTO records (key, record) VALUES (?, ?)", rows)
+        self._connection.execute("COMMIT")
 
     def close(self) -> None:
-        self.commit()
         self._connection.close()
 
     def _open(self) -> None:
-        self._connection = sqlite3.connect(self._path, check_same_thread=False)
-        self._connection.execute("PRAGMA journal_mode = OFF")
+        # Each write is safe from the end of this process; only a crash of the machine loses some.
+        self._connection = sqlite3.connect(
+            self._path, check_same_thread=False, isolation_level=None
+        )
+        self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = OFF")
         self._connection.execute(f"PRAGMA cache_size = -{CACHE_KIBIBYTES}")
         self._connection.execute(
             "CREATE TABLE IF NOT EXISTS records (key TEXT PRIMARY KEY, record BLOB NOT NULL) "
             "WITHOUT ROWID"
         )
-        self._connection.commit()

@@ -98,6 +98,7 @@ def _request(method: str, url: str, headers: Mapping[str, str] | None, post_data
         query=parts.query,
         headers={name.lower(): str(value) for name, value in (headers or {}).items()},
         body=body,
+        host=parts.hostname or "",
     )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from stripe_emulator.core.arrivals import EventVerdict
 from stripe_emulator.core.collection import Object, Page
+from stripe_emulator.core.faults import Faults
 from stripe_emulator.core.world import World
 
 
@@ -17,6 +18,7 @@ class Call:
     path: dict[str, str]
     livemode: bool
     url: str
+    faults: Faults
     events: list[EventVerdict] = field(default_factory=list)
     """The rulings on meter events in this request, for the arrival log."""
     cancelled: EventVerdict | None = None

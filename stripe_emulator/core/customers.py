@@ -74,7 +74,7 @@ def create(call: Call) -> Answer:
     clock_id = given("test_clock")
     if clock_id is not None:
         world.test_clocks.get(clock_id, livemode=call.livemode, param="test_clock", status=400)
-        attached = sum(1 for each in world.customers if each["test_clock"] == clock_id)
+        attached = sum(1 for each in world.customers if each.get("test_clock") == clock_id)
         if attached >= CLOCK_CUSTOMERS:
             raise invalid(
                 f"A test clock can have at most {CLOCK_CUSTOMERS} customers.", param="test_clock"

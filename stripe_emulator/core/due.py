@@ -1,38 +1,66 @@
 """Catching up with time: what fell due is done in order, each at its own moment."""
 
-from stripe_emulator.core import error_reports, invoices, subscriptions
+from stripe_emulator.core import error_reports, invoices, subscriptions, test_clocks
 from stripe_emulator.core.agenda import Agenda
+from stripe_emulator.core.collection import Object
 from stripe_emulator.core.intake import settle_due
 from stripe_emulator.core.world import World
 
 
 def catch_up(world: World) -> None:
     """Bring the account up to now. Customers on test clocks wait for theirs to be advanced."""
-    run_agenda(world, world.agenda, world.clock.now())
-    settle_due(world, world.clock.now())
-
-
-def run_agenda(world: World, agenda: Agenda, until: float) -> None:
-    """Do everything on one time line that is due by `until`."""
-    while (entry := agenda.pop_due(until)) is not None:
+    now = world.clock.now()
+    agenda = world.agenda
+    while (entry := agenda.pop_due(now)) is not None:
         due_at, kind, subject = entry
-        if agenda is world.agenda:
-            settle_due(world, due_at)
+        settle_due(world, due_at)
         world.moment = int(due_at)
         try:
-            _act(world, kind, subject, due_at)
+            _act(world, agenda, kind, subject, due_at)
         finally:
             world.moment = None
+    settle_due(world, now)
 
 
-def _act(world: World, kind: str, subject: str, due_at: float) -> None:
+def _act(world: World, agenda: Agenda, kind: str, subject: str, due_at: float) -> None:
     if kind == subscriptions.AGENDA_KIND:
-        subscriptions.fall_due(world, subject, int(due_at))
+        if _lives_here(world, agenda, world.subscriptions.find(subject)):
+            subscriptions.fall_due(world, subject, int(due_at))
     elif kind == invoices.AGENDA_KIND:
         invoice = world.invoices.find(subject)
-        if invoice is not None:
+        if invoice is not None and _lives_here(world, agenda, invoice):
             invoices.finalize(world, invoice)
     elif kind == error_reports.AGENDA_KIND:
         error_reports.report(world, subject, due_at)
+    elif kind == test_clocks.AGENDA_KIND:
+        _advance(world, subject)
     else:
         raise LookupError(f"nobody owns agenda entries of kind {kind}")
+
+
+def _lives_here(world: World, agenda: Agenda, obj: Object | None) -> bool:
+    """Tell whether this time line moves the object.
+
+    One attached to a clock later left the other.
+    """
+    if obj is None:
+        return False
+    clock_id = obj["test_clock"]
+    return agenda is (world.clock_agendas.get(clock_id) if clock_id else world.agenda)
+
+
+def _advance(world: World, clock_id: str) -> None:
+    """Take a test clock to its target, through everything that is due on the way."""
+    clock = world.test_clocks.find(clock_id)
+    if clock is None:
+        return
+    target = clock["status_details"]["advancing"]["target_frozen_time"]
+    agenda = world.clock_agendas[clock_id]
+    moment = world.moment
+    while (entry := agenda.pop_due(target)) is not None:
+        due_at, kind, subject = entry
+        clock["frozen_time"] = int(due_at)
+        world.moment = int(due_at)
+        _act(world, agenda, kind, subject, due_at)
+    world.moment = moment
+    test_clocks.arrived(world, clock)

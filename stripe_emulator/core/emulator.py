@@ -16,7 +16,7 @@ from stripe_emulator.core.clock import Clock
 from stripe_emulator.core.collection import Object, Page
 from stripe_emulator.core.deliveries import Delivery
 from stripe_emulator.core.due import catch_up
-from stripe_emulator.core.errors import ApiError, unknown_url
+from stripe_emulator.core.errors import ApiError, malformed, unknown_url
 from stripe_emulator.core.expansion import render, render_page
 from stripe_emulator.core.faults import FaultRule, Faults
 from stripe_emulator.core.forms import decode
@@ -25,15 +25,19 @@ from stripe_emulator.core.ids import Ids
 from stripe_emulator.core.in_flight import InFlight
 from stripe_emulator.core.keys import caller_of, token_of
 from stripe_emulator.core.params import parse
+from stripe_emulator.core.rate_limits import RateLimits
 from stripe_emulator.core.records import IdempotencyRecord, IdentifierRecord, MemoryRecords, Records
-from stripe_emulator.core.routing import Route, find_route
+from stripe_emulator.core.routing import STREAM_PATH, Route, find_route
+from stripe_emulator.core.sessions import caller_of_token
 from stripe_emulator.core.settings import Settings
+from stripe_emulator.core.snapshots import Snapshot, packed, unpacked
 from stripe_emulator.core.truth import Truth
 from stripe_emulator.core.wire import Fate, Reply, Request
 from stripe_emulator.core.world import Cause, World
 from stripe_emulator.version import API_VERSION
 
 _OK = 200
+_TOO_MANY = 429
 
 
 class Emulator:
@@ -65,6 +69,7 @@ class Emulator:
             MemoryRecords(IdempotencyRecord) if answers is None else answers
         )
         self._in_flight = InFlight()
+        self.rate_limits = RateLimits()
         self._forwards: list[tuple[str, str, bool]] = []
         self.world = self._new_world()
 
@@ -90,9 +95,18 @@ class Emulator:
             self._idempotency.end(key)
 
     def forward(self, url: str, secret: str, *, thin: bool = False) -> None:
-        """Send every event of the kind to `url`, in both modes, also after a reset."""
-        self._forwards.append((url, secret, thin))
-        self._register_forward(self.world, url, secret, thin=thin)
+        """Send every event of the kind to `url`, in both modes, also after a reset.
+
+        A second call for the same URL changes its secret.
+        """
+        known = [each for each in self._forwards if (each[0], each[2]) != (url, thin)]
+        if len(known) < len(self._forwards):
+            for endpoint in self.world.webhook_endpoints:
+                if (endpoint["url"], endpoint["_thin"]) == (url, thin):
+                    endpoint["_secret"] = secret
+        else:
+            self._register_forward(self.world, url, secret, thin=thin)
+        self._forwards = [*known, (url, secret, thin)]
 
     def pop_deliveries(self) -> list[Delivery]:
         """Return the webhook deliveries that are due, each with url, headers and body.
@@ -106,6 +120,38 @@ class Emulator:
         """Record an endpoint's answer; 0 stands for none. Failures are repeated later."""
         webhooks.report(self.world, delivery, status)
 
+    def snapshot(self, *, with_records: bool = True) -> Snapshot:
+        """Return everything as it is now. Without records the disk keeps them, for a restart."""
+        return Snapshot(
+            state=packed(
+                self.world,
+                self.truth,
+                self.faults,
+                self.rate_limits,
+                self.clock.state(),
+                self._forwards,
+            ),
+            identifiers=self._identifiers.snapshot() if with_records else None,
+            answers=self._idempotency.records.snapshot() if with_records else None,
+            arrivals=len(self.arrivals),
+        )
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go back to a snapshot; later arrivals are forgotten, and calls in flight too."""
+        world, truth, faults, limits, clock, forwards = unpacked(
+            snapshot.state, self.clock, self._identifiers
+        )
+        self.world, self.truth, self.faults, self.rate_limits = world, truth, faults, limits
+        self._forwards = forwards
+        self.clock.restore(clock)
+        if snapshot.identifiers is not None:
+            self._identifiers.restore(snapshot.identifiers)
+        if snapshot.answers is not None:
+            self._idempotency.records.restore(snapshot.answers)
+        self.arrivals.truncate(snapshot.arrivals)
+        self._in_flight = InFlight()
+        self._idempotency.forget_running()
+
     def reset(self) -> None:
         """Forget everything except the settings the emulator was made with and its forwards."""
         self.arrivals.truncate(0)
@@ -115,6 +161,7 @@ class Emulator:
         self._identifiers.clear()
         self._idempotency.clear()
         self._in_flight = InFlight()
+        self.rate_limits = RateLimits()
         self.world = self._new_world()
 
     def _new_world(self) -> World:
@@ -173,18 +220,28 @@ class _Exchange:
         except ApiError as error:
             self.error = error.message
             self.headers |= error.headers
+            if error.status == _TOO_MANY:
+                self.verdict = "limited"
             status, body = error.status, _encoded(error.body(v2=self.v2))
         fate = fault_answers.fate(fault)
         return self._sent(status, body, fault, fate)
 
     def _answer(self, fault: FaultRule | None) -> tuple[int, bytes]:
-        caller = caller_of(token_of(self.request))
+        request = self.request
+        found = find_route(request.method, request.path, request.host)
+        token = token_of(request)
+        if request.path == STREAM_PATH and found is not None:
+            caller = caller_of_token(self.world, token)
+        else:
+            caller = caller_of(token)
         self.livemode, self.key = caller.livemode, caller.masked
-        found = find_route(self.request.method, self.request.path)
         if found is None:
-            raise unknown_url(self.request.method, self.request.path)
+            raise unknown_url(request.method, request.path)
         route, path = found
         raw = self._raw_params(route)
+        self._check_rate(route)
+        if self.v2 and "stripe-version" not in request.headers:
+            raise malformed("The Stripe-Version header is required.", code="missing_version")
         params = parse(route.takes, raw)
         known = self._known_answer()
         if known is not None:
@@ -197,12 +254,29 @@ class _Exchange:
             if self.ticket == 0 and self.store_as is not None:
                 self.ticket = self.emulator._in_flight.begin([self.store_as])  # noqa: SLF001  one unit with its class
 
+    def _check_rate(self, route: Route) -> None:
+        """Refuse what is too fast, ahead of the idempotency layer: replays are limited too."""
+        regime = self.world.settings.rate_limits
+        if regime == "off":
+            return
+        events = self.params.get("events") if isinstance(self.params, dict) else None
+        self.emulator.rate_limits.check(
+            regime,
+            livemode=self.livemode,
+            endpoint=f"{route.method} {route.path}",
+            now=self.world.clock.now(),
+            cost=max(1, len(events)) if isinstance(events, list) else 1,
+        )
+
     def _raw_params(self, route: Route) -> dict[str, Any]:
         query = decode(self.request.query) if self.request.query else {}
         if route.method == "GET":
             self.params = query
             return query
-        raw = query | decode(self.request.body.decode("utf-8", "replace"))
+        if self.v2:
+            raw = query | _json_object(self.request.body)
+        else:
+            raw = query | decode(self.request.body.decode("utf-8", "replace"))
         self.params = raw
         return raw
 
@@ -232,7 +306,9 @@ class _Exchange:
         self, route: Route, path: dict[str, str], params: dict[str, Any], fault: FaultRule | None
     ) -> tuple[int, bytes]:
         expand = params.pop("expand", None) or []
-        self.call = Call(self.world, params, path, self.livemode, self.request.path)
+        self.call = Call(
+            self.world, params, path, self.livemode, self.request.path, self.emulator.faults
+        )
         try:
             fault_answers.at_start(fault)
             if route.meter_event:
@@ -315,6 +391,18 @@ def _shown(world: World, answer: Object | Page, expand: list[str]) -> Object:
     if isinstance(answer, Page):
         return render_page(world, answer, expand)
     return render(world, answer, expand)
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    if not body.strip():
+        return {}
+    try:
+        decoded = msgspec.json.decode(body)
+    except msgspec.DecodeError as error:
+        raise malformed(f"Invalid JSON: {error}", code="invalid_json") from None
+    if not isinstance(decoded, dict):
+        raise malformed("The body must be a JSON object.", code="invalid_json")
+    return decoded
 
 
 def _encoded(body: Object) -> bytes:

@@ -30,12 +30,12 @@ class ApiError(Exception):
     def body(self, *, v2: bool) -> dict[str, object]:
         """Return the JSON body, without fields Stripe leaves out when empty."""
         error: dict[str, object] = {"message": self.message, "type": self.type}
+        if self.type == "rate_limit" and not v2:
+            # v1 has four types only; a limit is told by its code.
+            error["type"] = "invalid_request_error"
         if self.code is not None:
             error["code"] = self.code
-            if not v2:
-                error["doc_url"] = "https://stripe.com/docs/error-codes/" + self.code.replace(
-                    "_", "-"
-                )
+            error["doc_url"] = "https://stripe.com/docs/error-codes/" + self.code.replace("_", "-")
         elif v2:
             error["code"] = self.type
         if self.param is not None and not v2:

@@ -3,6 +3,8 @@
 import base64
 from typing import Any
 
+import msgspec
+
 from stripe_emulator.core.call import Answer, Call
 from stripe_emulator.core.collection import Object, in_span
 from stripe_emulator.core.errors import ApiError, invalid, malformed
@@ -77,22 +79,24 @@ def retrieve_v2(call: Call) -> Answer:
 
 def list_v2(call: Call) -> Answer:
     """Return one page, newest first; the next is named by a URL."""
-    given = call.given
+    asked, start = _page_asked(call.params)
+    given = asked.get
     bounds = {name: _moment(text, name) for name, text in (given("created") or {}).items()}
-    start = _offset(given("page"))
-    limit = given("limit", DEFAULT_PAGE)
+    limit, types = given("limit", DEFAULT_PAGE), given("types")
     chosen = [
         each
         for each in reversed(list(call.world.thin_events))
         if each["livemode"] == call.livemode
-        and (given("types") is None or each["type"] in given("types"))
+        and (types is None or each["type"] in types)
         and given("object_id") in {None, (each.get("related_object") or {}).get("id")}
         and _within(each["_at"], bounds)
     ]
     return {
         "data": [_without_data(each) for each in chosen[start : start + limit]],
-        "next_page_url": _page_url(call, start + limit) if start + limit < len(chosen) else None,
-        "previous_page_url": _page_url(call, max(0, start - limit)) if start else None,
+        "next_page_url": _page_url(call, asked, start + limit)
+        if start + limit < len(chosen)
+        else None,
+        "previous_page_url": _page_url(call, asked, max(0, start - limit)) if start else None,
     }
 
 
@@ -121,16 +125,18 @@ def _within(at: float, bounds: dict[str, int]) -> bool:
     return all(tests[name] for name in bounds)
 
 
-def _page_url(call: Call, start: int) -> str:
-    token = base64.urlsafe_b64encode(str(start).encode()).decode()
-    limit = call.given("limit", DEFAULT_PAGE)
-    return f"{call.url}?page={token}&limit={limit}"
+def _page_url(call: Call, asked: Object, start: int) -> str:
+    """Return the URL of another page: its token repeats the question, so filters hold on."""
+    token = base64.urlsafe_b64encode(msgspec.json.encode([asked, start])).decode()
+    return f"{call.url}?page={token}"
 
 
-def _offset(token: str | None) -> int:
+def _page_asked(params: Object) -> tuple[Object, int]:
+    token = params.get("page")
     if token is None:
-        return 0
+        return params, 0
     try:
-        return int(base64.urlsafe_b64decode(token.encode()))
-    except ValueError:
-        raise malformed("Invalid page token.", param="page") from None
+        asked, start = msgspec.json.decode(base64.urlsafe_b64decode(token), type=tuple[Object, int])
+    except (ValueError, msgspec.MsgspecError):
+        raise malformed("Invalid page token.", param="page", code="invalid_page") from None
+    return asked, start

@@ -5,6 +5,7 @@ Or after its work.
 
 from stripe_emulator.core.errors import ApiError
 from stripe_emulator.core.faults import FaultRule
+from stripe_emulator.core.sessions import expired
 from stripe_emulator.core.wire import Fate
 
 
@@ -99,21 +100,11 @@ def _in_use() -> ApiError:
     )
 
 
-def _session_expired() -> ApiError:
-    return ApiError(
-        401,
-        "The meter event session has expired.",
-        type="temporary_session_expired",
-        code="billing_meter_event_session_expired",
-        started=False,
-    )
-
-
 _BEFORE = {
     "503": _unavailable,
     "429": _limited,
     "429_without_reason": _limited_without_reason,
     "lock_timeout": _locked,
     "409": _in_use,
-    "session_expired": _session_expired,
+    "session_expired": expired,
 }

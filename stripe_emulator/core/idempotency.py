@@ -78,9 +78,13 @@ class Idempotency:
         """Note that the call's answer has left."""
         self._running.discard(key)
 
+    def forget_running(self) -> None:
+        """Drop what is noted of calls in flight."""
+        self._running.clear()
+
     def clear(self) -> None:
         self.records.clear()
-        self._running.clear()
+        self.forget_running()
 
 
 def _mismatch(message: str, *, v2: bool) -> ApiError:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from stripe_emulator.core import alerts
-from stripe_emulator.core.arrivals import EventVerdict
+from stripe_emulator.core.arrivals import Arrival, EventVerdict
+from stripe_emulator.core.collection import Object
 from stripe_emulator.core.records import IdentifierRecord
 from stripe_emulator.core.usage_books import AdditiveBook, Entry, OrderedBook
 from stripe_emulator.core.usage_rules import Refused, Usable, customer_of, fingerprint, ruling
@@ -24,6 +25,18 @@ class Offered:
     timestamp: int | None
     livemode: bool
 
+    def verdict(self, verdict: str, *, meter: Object | None = None) -> EventVerdict:
+        """Return the line of the arrival log about this event, before anything is looked up."""
+        value_key = meter["value_settings"]["event_payload_key"] if meter else "value"
+        return EventVerdict(
+            event_name=self.event_name,
+            identifier=self.identifier,
+            timestamp=self.timestamp,
+            customer=customer_of(meter, self.payload),
+            value=self.payload.get(value_key),
+            verdict=verdict,
+        )
+
 
 def take(world: World, offered: Offered) -> tuple[Usable, EventVerdict]:
     """Accept one event, or raise Refused with the verdict in its `verdict`.
@@ -32,7 +45,8 @@ def take(world: World, offered: Offered) -> tuple[Usable, EventVerdict]:
     and that is also a violation. Rules come first, so a repeat can be refused for another reason
     than being one (inferred).
     """
-    verdict = _opened(world, offered)
+    meter = world.meter_names.get((offered.event_name, offered.livemode))
+    verdict = offered.verdict("", meter=meter)
     try:
         usable = ruling(
             world,
@@ -74,23 +88,45 @@ class Judged(Exception):
 def settle_due(world: World, now: float) -> None:
     """Count what has waited long enough."""
     while world.settling and world.settling[0][0] <= now:
-        _, meter_id, customer, entry = heapq.heappop(world.settling)
+        _, _, meter_id, customer, entry, sign = heapq.heappop(world.settling)
         if entry.sequence in world.cancelled_unsettled:
             world.cancelled_unsettled.discard(entry.sequence)
-            continue
-        _count(world, meter_id, customer, entry)
+        elif sign > 0:
+            _count(world, meter_id, customer, entry)
+        else:
+            book_of(world, meter_id, customer).remove(entry)
 
 
 def cancel(world: World, record: IdentifierRecord) -> None:
     """Take an accepted event back, counted or not."""
-    entry = entry_of(record)
-    if any(waiting[3].sequence == entry.sequence for waiting in world.settling):
+    entry = _entry_of(record)
+    if any(waiting[4].sequence == entry.sequence for waiting in world.settling):
         world.cancelled_unsettled.add(entry.sequence)
         return
-    book_of(world, record.meter, record.customer).remove(entry)
+    _settle(world, record.meter, record.customer, entry, -1)
 
 
-def entry_of(record: IdentifierRecord) -> Entry:
+def count_again(world: World, arrival: Arrival) -> None:
+    """Put what an arrival did to usage into books that were saved before it.
+
+    The identifiers were not lost with the books, so each event keeps its place in the order.
+    """
+    for event in arrival.events:
+        record = _remembered(world, event, arrival) if event.verdict == "accepted" else None
+        if record is not None:
+            book_of(world, record.meter, record.customer).add(_entry_of(record))
+            world.counters["usage"] = max(world.counters.get("usage", 0), record.sequence)
+    record = _remembered(world, arrival.cancelled, arrival) if arrival.cancelled else None
+    if record is not None:
+        book_of(world, record.meter, record.customer).remove(_entry_of(record))
+
+
+def _remembered(world: World, event: EventVerdict, arrival: Arrival) -> IdentifierRecord | None:
+    record = world.identifiers.get(identifier_key(event.identifier, livemode=arrival.livemode))
+    return record if record and world.meters.find(record.meter) else None
+
+
+def _entry_of(record: IdentifierRecord) -> Entry:
     return Entry(record.timestamp, record.sequence, Decimal(record.value))
 
 
@@ -103,19 +139,6 @@ def book_of(world: World, meter_id: str, customer: str) -> AdditiveBook | Ordere
         customer,
         formula=meter["default_aggregation"]["formula"],
         window=meter["event_time_window"],
-    )
-
-
-def _opened(world: World, offered: Offered) -> EventVerdict:
-    meter = world.meter_names.get((offered.event_name, offered.livemode))
-    value_key = meter["value_settings"]["event_payload_key"] if meter else "value"
-    return EventVerdict(
-        event_name=offered.event_name,
-        identifier=offered.identifier,
-        timestamp=offered.timestamp,
-        customer=customer_of(meter, offered.payload),
-        value=offered.payload.get(value_key),
-        verdict="",
     )
 
 
@@ -154,11 +177,20 @@ def _accept(world: World, offered: Offered, usable: Usable, print_: str) -> None
             sequence=entry.sequence,
         ),
     )
+    _settle(world, usable.meter["id"], usable.customer, entry, 1)
+
+
+def _settle(world: World, meter_id: str, customer: str, entry: Entry, sign: int) -> None:
+    """Count or uncount an entry, now or when the lag is over."""
     lag = world.settings.settle_lag_seconds
     if lag > 0:
-        heapq.heappush(world.settling, (now + lag, usable.meter["id"], usable.customer, entry))
+        due_at = world.clock.now() + lag
+        order = world.count("settling")
+        heapq.heappush(world.settling, (due_at, order, meter_id, customer, entry, sign))
+    elif sign > 0:
+        _count(world, meter_id, customer, entry)
     else:
-        _count(world, usable.meter["id"], usable.customer, entry)
+        book_of(world, meter_id, customer).remove(entry)
 
 
 def _count(world: World, meter_id: str, customer: str, entry: Entry) -> None:

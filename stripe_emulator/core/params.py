@@ -184,6 +184,8 @@ class Array(Kind):
     def parse(self, raw: Any, name: str) -> list[Any] | None:
         if raw == "" and self.unsettable:
             return None
+        if isinstance(raw, list):
+            raw = {str(index): each for index, each in enumerate(raw)}
         if not isinstance(raw, dict) or not all(_INTEGER.fullmatch(key) for key in raw):
             raise malformed("Invalid array", param=name)
         if len(raw) > self.limit:

@@ -6,21 +6,29 @@ from dataclasses import dataclass
 from typing import Literal
 
 from stripe_emulator.core import (
+    adjustments,
+    alerts,
     customers,
     event_reads,
     invoices,
     meter_events,
+    meter_events_v2,
     meters,
     prices,
     products,
+    sessions,
     subscription_params,
     subscriptions,
     summaries,
+    test_clocks,
     webhook_endpoints,
 )
 from stripe_emulator.core.call import Answer, Call
 from stripe_emulator.core.params import EXPAND, NO_PARAMETERS, Hash
 
+STREAM_PATH = "/v2/billing/meter_event_stream"
+STREAM_HOST = "meter-events.stripe.com"
+API_HOST = "api.stripe.com"
 ONLY_EXPAND = Hash({"expand": EXPAND})
 
 
@@ -84,6 +92,38 @@ ROUTES: Sequence[Route] = (
     Route("GET", "/v1/webhook_endpoints/{id}", webhook_endpoints.retrieve, ONLY_EXPAND),
     Route("POST", "/v1/webhook_endpoints/{id}", webhook_endpoints.update, webhook_endpoints.UPDATE),
     Route("DELETE", "/v1/webhook_endpoints/{id}", webhook_endpoints.delete, NO_PARAMETERS),
+    Route("POST", "/v1/billing/meter_event_adjustments", adjustments.create, adjustments.CREATE),
+    Route("POST", "/v1/billing/alerts", alerts.create, alerts.CREATE),
+    Route("GET", "/v1/billing/alerts", alerts.list_all, alerts.LIST),
+    Route("GET", "/v1/billing/alerts/{id}", alerts.retrieve, ONLY_EXPAND),
+    Route("POST", "/v1/billing/alerts/{id}/activate", alerts.activate, alerts.SWITCH),
+    Route("POST", "/v1/billing/alerts/{id}/deactivate", alerts.deactivate, alerts.SWITCH),
+    Route("POST", "/v1/billing/alerts/{id}/archive", alerts.archive, alerts.SWITCH),
+    Route("POST", "/v1/test_helpers/test_clocks", test_clocks.create, test_clocks.CREATE),
+    Route("GET", "/v1/test_helpers/test_clocks", test_clocks.list_all, test_clocks.LIST),
+    Route("GET", "/v1/test_helpers/test_clocks/{id}", test_clocks.retrieve, ONLY_EXPAND),
+    Route("DELETE", "/v1/test_helpers/test_clocks/{id}", test_clocks.delete, NO_PARAMETERS),
+    Route(
+        "POST",
+        "/v1/test_helpers/test_clocks/{id}/advance",
+        test_clocks.advance,
+        test_clocks.ADVANCE,
+    ),
+    Route(
+        "POST",
+        "/v2/billing/meter_events",
+        meter_events_v2.create,
+        meter_events_v2.EVENT,
+        meter_event=True,
+    ),
+    Route("POST", STREAM_PATH, meter_events_v2.stream, meter_events_v2.STREAM),
+    Route("POST", "/v2/billing/meter_event_session", sessions.create, NO_PARAMETERS),
+    Route(
+        "POST",
+        "/v2/billing/meter_event_adjustments",
+        adjustments.create_v2,
+        adjustments.CREATE_V2,
+    ),
     Route("GET", "/v2/core/events", event_reads.list_v2, event_reads.LIST_V2),
     Route("GET", "/v2/core/events/{id}", event_reads.retrieve_v2, NO_PARAMETERS),
 )
@@ -98,8 +138,14 @@ _PATTERNS = [
 ]
 
 
-def find_route(method: str, path: str) -> tuple[Route, dict[str, str]] | None:
-    """Return the route of a request and the values in its path."""
+def find_route(method: str, path: str, host: str = "") -> tuple[Route, dict[str, str]] | None:
+    """Return the route of a request and the values in its path.
+
+    The stream has a host of its own. Behind an address of ours both are served; a caller who
+    names Stripe's hosts finds each only on the right one.
+    """
+    if host == (API_HOST if path == STREAM_PATH else STREAM_HOST):
+        return None
     exact = _EXACT.get((method, path))
     if exact is not None:
         return exact, {}

@@ -48,6 +48,9 @@ class Settings:
     session_seconds: int = 15 * 60
     """How long a meter event session lasts."""
 
+    test_clock_advance_seconds: float = 0.0
+    """How long a test clock takes to arrive; also 0 is a moment after the answer."""
+
     adjustment_span_seconds: int = DAY_SECONDS
     """How long after receipt an event can be cancelled."""
 

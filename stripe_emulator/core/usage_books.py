@@ -32,6 +32,11 @@ class Bucket:
         self.count = 0
         self.total = Decimal(0)
 
+    def take(self, value: Decimal, sign: int) -> None:
+        combine = exact.add if sign > 0 else exact.subtract
+        self.count += sign
+        self.total = combine(self.total, value)
+
 
 class AdditiveBook:
     """The usage of one customer on a raw sum or count meter."""
@@ -40,6 +45,7 @@ class AdditiveBook:
         self.formula = formula
         self.minutes: dict[int, Bucket] = {}
         self.hours: dict[int, Bucket] = {}
+        self.ever = Bucket()
 
     def add(self, entry: Entry) -> None:
         self._apply(entry, 1)
@@ -53,9 +59,12 @@ class AdditiveBook:
             bucket = buckets.get(start)
             if bucket is None:
                 bucket = buckets[start] = Bucket()
-            bucket.count += sign
-            combine = exact.add if sign > 0 else exact.subtract
-            bucket.total = combine(bucket.total, entry.value)
+            bucket.take(entry.value, sign)
+        self.ever.take(entry.value, sign)
+
+    def lifetime(self) -> Decimal:
+        """Return the formula's value over everything."""
+        return Decimal(self.ever.count) if self.formula == "count" else self.ever.total
 
     def aggregate(self, start: int, end: int) -> Decimal:
         """Return the formula's value over [start, end), both on whole minutes."""
@@ -117,6 +126,12 @@ class OrderedBook:
         if after is not None:
             bisect.insort(self.standing, after)
 
+    def lifetime(self) -> Decimal:
+        """Return the formula's value over everything."""
+        if not self.standing:
+            return Decimal(0)
+        return self.aggregate(self.standing[0].timestamp, self.standing[-1].timestamp + 1)
+
     def aggregate(self, start: int, end: int) -> Decimal:
         """Return the formula's value over [start, end)."""
         low = bisect.bisect_left(self.standing, start, key=lambda each: each.timestamp)
@@ -158,6 +173,11 @@ class UsageBooks:
         """Return the pair's usage over [start, end); nothing is zero."""
         found = self._books.get((meter_id, customer))
         return Decimal(0) if found is None else found.aggregate(start, end)
+
+    def lifetime(self, meter_id: str, customer: str) -> Decimal:
+        """Return all usage the pair ever had."""
+        found = self._books.get((meter_id, customer))
+        return Decimal(0) if found is None else found.lifetime()
 
     def customers(self, meter_id: str) -> list[str]:
         """Return the customers with a book on this meter."""

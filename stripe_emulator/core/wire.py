@@ -14,6 +14,8 @@ class Request:
     query: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
+    host: str = ""
+    """Whom the caller meant to reach; the stream is served on a host of its own."""
 
 
 class Fate(enum.Enum):

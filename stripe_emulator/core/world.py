@@ -24,6 +24,14 @@ class Cause:
     arrival: int = 0
 
 
+@dataclass(slots=True)
+class Session:
+    """A token's mode, and when it ends."""
+
+    livemode: bool
+    expires_at: float
+
+
 @dataclass
 class World:
     """The account's objects by kind; subject modules act on them."""
@@ -52,8 +60,12 @@ class World:
     agenda: Agenda = field(default_factory=Agenda)
     clock_agendas: dict[str, Agenda] = field(default_factory=dict)
     cause: Cause = field(default_factory=Cause)
-    settling: list[tuple[float, str, str, Entry]] = field(default_factory=list)
-    """Accepted and not yet counted, a heap: counted at, meter, customer, entry."""
+    sessions: dict[str, Session] = field(default_factory=dict)
+    alerts_of: dict[str, list[Object]] = field(default_factory=dict)
+    """Alerts by meter: every counted event looks here."""
+    alerts_fired: set[tuple[str, str]] = field(default_factory=set)
+    settling: list[tuple[float, int, str, str, Entry, int]] = field(default_factory=list)
+    """Accepted and not yet counted, a heap: when, order, meter, customer, entry, sign."""
     cancelled_unsettled: set[int] = field(default_factory=set)
     """Sequences of events that were cancelled before they counted."""
     reports: ErrorReports = field(default_factory=ErrorReports)

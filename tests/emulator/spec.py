@@ -73,6 +73,8 @@ def check_request(method: str, path: str, query: str, body: bytes) -> None:
     _, found = operation(method, path)
     for name, schema in _asked_schemas(found, query, body):
         tree, top = name
+        if top == "page" and path.startswith("/v2/"):
+            continue  # the token of a next_page_url, which is followed and not built
         if top not in schema:
             raise AssertionError(f"{method} {path} has no parameter {top}")
         _validate(_cast(tree, schema[top]), schema[top])
@@ -88,6 +90,7 @@ def _asked_schemas(found: dict[str, Any], query: str, body: bytes):
         content.get("application/x-www-form-urlencoded", {}).get("schema", {}).get("properties", {})
     )
     in_query = {p["name"]: p["schema"] for p in found.get("parameters", []) if p["in"] == "query"}
+    body = b"" if body == b"{}" else body  # the SDK's way of sending nothing in v2
     for text, schema in ((query, {**form, **in_query}), (body.decode(), form)):
         for top, value in _tree(text).items():
             yield (value, top), schema

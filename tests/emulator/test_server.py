@@ -278,3 +278,50 @@ def test_arrivals_are_on_disk(tmp_path):
 
     [line] = (tmp_path / "state" / "arrivals.jsonl").read_text().splitlines()
     assert json.loads(line)["params"] == {"email": "a@example.com"}
+
+
+def test_restart_keeps_the_account(tmp_path):
+    state = ("--state", str(tmp_path / "state"))
+    program = Program(*state)
+    made = program.client().v1.customers.create({"email": "a@example.com"})
+    program.stop()
+    again = Program(*state)
+    found = again.client().v1.customers.retrieve(made.id).email
+    total = again.control("GET", "arrivals")["total"]
+    again.stop()
+
+    assert (found, total) == ("a@example.com", 2)
+
+
+def test_killed_program_forgets_no_usage(tmp_path):
+    state = ("--state", str(tmp_path / "state"))
+    program = Program(*state)
+    client = program.client()
+    meter = client.v1.billing.meters.create(
+        {"display_name": "x", "event_name": "x", "default_aggregation": {"formula": "sum"}}
+    )
+    customer = client.v1.customers.create({})
+    program.stop()
+    program = Program(*state)
+    client = program.client()
+    for index in range(20):
+        payload = {"stripe_customer_id": customer.id, "value": "2"}
+        client.v1.billing.meter_events.create(
+            {"event_name": "x", "payload": payload, "identifier": str(index)}
+        )
+    program.stop(signal.SIGKILL)
+    again = Program(*state)
+    client = again.client()
+    now = int(time.time()) // 60 * 60
+    total = client.v1.billing.meters.event_summaries.list(
+        meter.id, {"customer": customer.id, "start_time": now - 3600, "end_time": now + 3600}
+    )
+    with pytest.raises(stripe.InvalidRequestError, match="already exists"):
+        client.v1.billing.meter_events.create(
+            {"event_name": "x", "payload": payload, "identifier": "19"}
+        )
+    truth = again.control("GET", "truth")["event_names"]
+    again.stop()
+
+    assert total.data[0].aggregated_value == 40
+    assert truth == {"x": {"count": 20, "sum": "40"}}

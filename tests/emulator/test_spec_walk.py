@@ -255,12 +255,98 @@ def walk_webhook_endpoints(c) -> Iterator[Any]:
     yield c.v1.webhook_endpoints.delete(made.id)
 
 
+def walk_usage_v2(c, name: str = "usage_v2") -> Iterator[Any]:
+    meter = make_walk_meter(c, name)
+    customer = c.v1.customers.create({})
+    payload = {"stripe_customer_id": customer.id, "value": "2.5"}
+    event = {"event_name": name, "payload": payload}
+    yield c.v2.billing.meter_events.create(
+        {**event, "identifier": f"{name}a", "timestamp": "2026-11-23T12:00:00Z"}
+    )
+    yield c.v2.billing.meter_event_adjustments.create(
+        {"event_name": name, "type": "cancel", "cancel": {"identifier": f"{name}a"}}
+    )
+    yield c.v1.billing.meter_events.create({**event, "identifier": f"{name}b"})
+    yield c.v1.billing.meter_event_adjustments.create(
+        {"event_name": name, "type": "cancel", "cancel": {"identifier": f"{name}b"}}
+    )
+    session = c.v2.billing.meter_event_session.create()
+    bad = {
+        "event_name": name,
+        "payload": {"value": "1"},
+        "identifier": "c",
+        "timestamp": "2026-11-23T11:00:00.5Z",
+    }
+    lost = {"event_name": "nothing", "payload": payload}
+    stream = {"api_key": session.authentication_token}
+    answer = c.v2.billing.meter_event_stream.create({"events": [event, bad, lost]}, stream)
+    assert answer is None
+    yield session
+    assert c.v1.billing.meters.retrieve(meter.id).status == "active"
+
+
+def walk_thin_events(c) -> Iterator[Any]:
+    list(walk_usage_v2(c, "thin"))
+    emulator_of(c).clock.advance(11)
+    page = c.v2.core.events.list(
+        {"limit": 1, "created": {"gte": "2026-11-23T00:00:00Z"}, "types": list(THIN)}
+    )
+    assert page.next_page_url is not None
+    events = list(page.auto_paging_iter())
+    assert {event.type for event in events} == set(THIN)
+    for event in events:
+        yield c.v2.core.events.retrieve(event.id)
+
+
+THIN = ("v1.billing.meter.error_report_triggered", "v1.billing.meter.no_meter_found")
+
+
+def emulator_of(c):
+    return c._requestor._client.emulator
+
+
+def walk_alerts(c) -> Iterator[Any]:
+    meter = make_walk_meter(c, "alerts")
+    customer = c.v1.customers.create({})
+    threshold = {
+        "gte": 5,
+        "meter": meter.id,
+        "recurrence": "one_time",
+        "filters": [{"type": "customer", "customer": customer.id}],
+    }
+    made = c.v1.billing.alerts.create(
+        {"title": "x", "alert_type": "usage_threshold", "usage_threshold": threshold}
+    )
+    c.v1.billing.meter_events.create(
+        {"event_name": "alerts", "payload": {"stripe_customer_id": customer.id, "value": "7.5"}}
+    )
+    yield c.v1.billing.alerts.retrieve(made.id)
+    yield c.v1.billing.alerts.deactivate(made.id)
+    yield c.v1.billing.alerts.activate(made.id)
+    yield c.v1.billing.alerts.list({"alert_type": "usage_threshold", "meter": meter.id})
+    yield c.v1.billing.alerts.archive(made.id)
+
+
+def walk_test_clocks(c) -> Iterator[Any]:
+    made = c.v1.test_helpers.test_clocks.create({"frozen_time": NOW, "name": "x"})
+    c.v1.customers.create({"test_clock": made.id})
+    yield c.v1.test_helpers.test_clocks.advance(made.id, {"frozen_time": NOW + 10})
+    yield c.v1.test_helpers.test_clocks.retrieve(made.id)
+    yield c.v1.test_helpers.test_clocks.list()
+    yield c.v1.customers.list({"test_clock": made.id})
+    yield c.v1.test_helpers.test_clocks.delete(made.id)
+
+
 WALKS = [
     walk_customers,
     walk_products,
     walk_prices,
     walk_meters,
     walk_usage,
+    walk_usage_v2,
+    walk_thin_events,
+    walk_alerts,
+    walk_test_clocks,
     walk_subscriptions,
     walk_events,
     walk_webhook_endpoints,
@@ -281,7 +367,6 @@ def test_every_route_is_walked(checking, walker):
     served = {
         (route.method, spec.operation(route.method, route.path.replace("{id}", "x"))[0])
         for route in ROUTES
-        if not route.v2
     }
     assert served - checking.walked == set()
 
@@ -312,6 +397,21 @@ def test_snapshot_events_match_the_description(walk, emulator, client):
     bodies = [json.loads(delivery.body) for delivery in emulator.pop_deliveries()]
 
     assert bodies or walk is walk_webhook_endpoints
+    assert not any("_" in key[:1] for body in bodies for key in body["data"]["object"])
     for body in bodies:
         spec.check_schema("event", body)
         spec.check_schema(body["data"]["object"]["object"], body["data"]["object"])
+
+
+def test_thin_events_match_the_description(emulator, client):
+    emulator.forward("http://app/thin", "whsec_x", thin=True)
+    list(walk_thin_events(client))
+
+    notices = [json.loads(delivery.body) for delivery in emulator.pop_deliveries()]
+
+    assert sorted(notice["type"] for notice in notices) == sorted(THIN)
+    for notice in notices:
+        assert "data" not in notice
+        fetched = client.v2.core.events.retrieve(notice["id"])
+        spec.check_schema(f"v2.core.event.{notice['type']}", json.loads(fetched.last_response.body))
+        spec.check_schema("v2.core.event", notice)

@@ -1,0 +1,312 @@
+"""`python -m stripe_emulator.bench`: the emulator's speed over HTTP, and that its memory is flat.
+
+The program runs in a process of its own with its log on disk; this process is the load. Both share
+the machine, so a figure is what a client on the same machine gets.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+from stripe_emulator.version import API_VERSION
+
+CUSTOMERS = 50
+CONNECTIONS = 8
+PER_STREAM_REQUEST = 100
+V1_GOAL = 1_000
+STREAM_GOAL = 10_000
+GROWTH_MEBIBYTES = 16
+REPEATS = 3
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+MEBIBYTE = 1024 * 1024
+START_SECONDS = 20
+HOURS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A running emulator, with a meter and customers to send usage for."""
+
+    port: int
+    process_id: int
+    customers: list[str]
+
+    def resident_bytes(self) -> int:
+        fields = Path(f"/proc/{self.process_id}/statm").read_text().split()
+        return int(fields[1]) * PAGE_BYTES
+
+    def cpu_seconds(self) -> float:
+        fields = Path(f"/proc/{self.process_id}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+_JSON = "application/json"
+_FORM = "application/x-www-form-urlencoded"
+
+
+class Connection:
+    """One keep-alive connection that sends whole requests and reads whole answers."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+
+    async def open(self) -> None:
+        self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
+
+    async def send(self, request: bytes) -> bytes:
+        """Return the body of a 200; anything else ends the run."""
+        self._writer.write(request)
+        head = await self._reader.readuntil(b"\r\n\r\n")
+        lines = head.lower().split(b"\r\n")
+        length = next(int(line[15:]) for line in lines if line.startswith(b"content-length:"))
+        body = await self._reader.readexactly(length)
+        if not head.startswith(b"HTTP/1.1 200"):
+            raise RuntimeError(f"the emulator answered {head[:15]!r}: {body[:300]!r}")
+        return body
+
+    async def close(self) -> None:
+        self._writer.close()
+        await self._writer.wait_closed()
+
+
+def http(path: str, token: str, body: bytes, *, kind: str = _JSON, key: str = "") -> bytes:
+    """Return a POST, ready to write."""
+    idempotency = f"Idempotency-Key: {key}\r\n" if key else ""
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: emulator\r\nAuthorization: Bearer {token}\r\n"
+        f"Stripe-Version: {API_VERSION}\r\nContent-Type: {kind}\r\n{idempotency}"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def v1_requests(target: Target, run: str, count: int) -> Iterator[tuple[bytes, int]]:
+    """Yield single events, each with a key of its own as the SDK sends them."""
+    now = int(time.time())
+    for index in range(count):
+        customer = target.customers[index % CUSTOMERS]
+        at = now - 3600 * (index % HOURS)
+        body = (
+            f"event_name=bench&identifier={run}-{index}&timestamp={at}"
+            f"&payload[value]={index % 1000}&payload[stripe_customer_id]={customer}"
+        )
+        yield (
+            http(
+                "/v1/billing/meter_events",
+                "sk_test_bench",
+                body.encode(),
+                kind=_FORM,
+                key=f"{run}-{index}",
+            ),
+            1,
+        )
+
+
+def stream_requests(
+    target: Target, token: str, run: str, events: int
+) -> Iterator[tuple[bytes, int]]:
+    """Yield requests of a hundred events."""
+    now = int(time.time())
+    for start in range(0, events, PER_STREAM_REQUEST):
+        batch = [
+            {
+                "event_name": "bench",
+                "identifier": f"{run}-{index}",
+                "payload": {
+                    "stripe_customer_id": target.customers[index % CUSTOMERS],
+                    "value": str(index % 1000),
+                },
+                "timestamp": time.strftime(
+                    "%Y-%m-%dT%H:%M:%SZ", time.gmtime(now - 3600 * (index % HOURS))
+                ),
+            }
+            for index in range(start, min(start + PER_STREAM_REQUEST, events))
+        ]
+        body = json.dumps({"events": batch}).encode()
+        path = "/v2/billing/meter_event_stream"
+        yield http(path, token, body), len(batch)
+
+
+async def drive(port: int, requests: list[tuple[bytes, int]]) -> float:
+    """Send all requests over a few connections and return the seconds that took."""
+    queue = iter(requests)
+
+    async def worker(connection: Connection) -> None:
+        for request, _ in queue:
+            await connection.send(request)
+
+    connections = [Connection(port) for _ in range(CONNECTIONS)]
+    for connection in connections:
+        await connection.open()
+    started = time.perf_counter()
+    await asyncio.gather(*(worker(connection) for connection in connections))
+    seconds = time.perf_counter() - started
+    for connection in connections:
+        await connection.close()
+    return seconds
+
+
+async def session_token(port: int) -> str:
+    connection = Connection(port)
+    await connection.open()
+    path = "/v2/billing/meter_event_session"
+    body = await connection.send(http(path, "sk_test_bench", b"{}"))
+    await connection.close()
+    return str(json.loads(body)["authentication_token"])
+
+
+async def prepared(port: int, process_id: int) -> Target:
+    """Make the meter and the customers."""
+    connection = Connection(port)
+    await connection.open()
+
+    async def post(path: str, body: bytes) -> Any:
+        return json.loads(await connection.send(http(path, "sk_test_bench", body, kind=_FORM)))
+
+    meter = b"display_name=Bench&event_name=bench&default_aggregation[formula]=sum"
+    await post("/v1/billing/meters", meter)
+    customers = [(await post("/v1/customers", b"name=Bench"))["id"] for _ in range(CUSTOMERS)]
+    await connection.close()
+    return Target(port, process_id, customers)
+
+
+async def measured(
+    target: Target, make: Callable[[str], list[tuple[bytes, int]]], name: str
+) -> dict[str, Any]:
+    """Repeat one load and return the median rate and the emulator's own time per event."""
+    rates, costs = [], []
+    for repeat in range(REPEATS):
+        requests = make(f"{name}{repeat}")
+        events = sum(count for _, count in requests)
+        cpu = target.cpu_seconds()
+        seconds = await drive(target.port, requests)
+        rates.append(events / seconds)
+        costs.append((target.cpu_seconds() - cpu) / events * 1e6)
+    return {
+        "case": name,
+        "events_per_second": round(statistics.median(rates)),
+        "lowest": round(min(rates)),
+        "emulator_microseconds_per_event": round(statistics.median(costs), 1),
+    }
+
+
+async def flatness(target: Target, events: int) -> dict[str, Any]:
+    """Send many events in tenths and return how memory moved after the first tenth."""
+    sizes = []
+    started = time.perf_counter()
+    for part in range(10):
+        token = await session_token(target.port)
+        await drive(target.port, list(stream_requests(target, token, f"flat{part}", events // 10)))
+        sizes.append(target.resident_bytes() / MEBIBYTE)
+    return {
+        "case": "memory",
+        "events": events,
+        "seconds": round(time.perf_counter() - started, 1),
+        "mebibytes_after_each_tenth": [round(size, 1) for size in sizes],
+        "growth_after_first_tenth": round(sizes[-1] - sizes[0], 1),
+    }
+
+
+async def run(port: int, process_id: int, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Run every case."""
+    target = await prepared(port, process_id)
+    token = await session_token(port)
+    results = [
+        await measured(target, lambda run: list(v1_requests(target, run, options.v1)), "v1"),
+        await measured(
+            target, lambda run: list(stream_requests(target, token, run, options.stream)), "stream"
+        ),
+    ]
+    if options.memory:
+        results.append(await flatness(target, options.memory))
+    truth = await asyncio.to_thread(_accepted, port)
+    sent = REPEATS * (options.v1 + options.stream) + options.memory // 10 * 10
+    results.append({"case": "books", "sent": sent, "accepted": truth, "equal": sent == truth})
+    return results
+
+
+def _accepted(port: int) -> int:
+    connection = HTTPConnection("127.0.0.1", port)
+    connection.request("GET", "/_emulator/truth?customer=nobody")
+    truth = json.loads(connection.getresponse().read())
+    connection.close()
+    return int(truth["event_names"]["bench"]["count"])
+
+
+def started(folder: str) -> tuple[subprocess.Popen[bytes], int]:
+    """Start the program on a free port and wait until it listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    command = [sys.executable, "-m", "stripe_emulator", "--port", str(port), "--state", folder]
+    process = subprocess.Popen(command)  # noqa: S603  our own program
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return process, port
+    process.kill()
+    raise RuntimeError("the emulator did not start")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, print a table, and fail when a goal is missed."""
+    parser = argparse.ArgumentParser(prog="python -m stripe_emulator.bench", description=__doc__)
+    parser.add_argument("--v1", type=int, default=5_000, help="v1 events in each repeat")
+    parser.add_argument("--stream", type=int, default=50_000, help="stream events in each repeat")
+    parser.add_argument(
+        "--memory", type=int, default=1_000_000, help="events of the memory run; 0 leaves it out"
+    )
+    parser.add_argument("--json", type=Path, help="write the figures to this file as well")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        process, port = started(folder)
+        try:
+            results = asyncio.run(run(port, process.pid, options))
+            log_bytes = Path(folder, "arrivals.jsonl").stat().st_size
+        finally:
+            process.terminate()
+            process.wait()
+    results[-1]["log_mebibytes"] = round(log_bytes / MEBIBYTE, 1)
+    _show(results)
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2))
+    return 0 if _reached(results) else 1
+
+
+def _show(results: list[dict[str, Any]]) -> None:
+    for result in results:
+        figures = ", ".join(
+            f"{name.replace('_', ' ')} {_figure(value)}"
+            for name, value in result.items()
+            if name != "case"
+        )
+        print(f"{result['case']:<8}{figures}")  # noqa: T201  a program that reports
+
+
+def _figure(value: Any) -> str:
+    return f"{value:,}" if type(value) is int else str(value)
+
+
+def _reached(results: list[dict[str, Any]]) -> bool:
+    rates = {result["case"]: result.get("events_per_second", 0) for result in results}
+    return rates["v1"] >= V1_GOAL and rates["stream"] >= STREAM_GOAL and bool(results[-1]["equal"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""Keeping the account over a restart: one file, replaced whole, beside the logs it belongs to."""
+
+import asyncio
+import dataclasses
+import logging
+import pickle  # we read only what we wrote, in our own folder
+from pathlib import Path
+
+from stripe_emulator.core.emulator import Emulator
+from stripe_emulator.core.intake import count_again
+from stripe_emulator.core.snapshots import Snapshot
+from stripe_emulator.core.truth import Truth
+
+log = logging.getLogger(__name__)
+
+SAVE_EVERY_SECONDS = 15
+
+
+class SavedState:
+    """Save an emulator now and then and at the end, and find it again at the next start."""
+
+    def __init__(self, path: Path, emulator: Emulator) -> None:
+        self._path = path
+        self._emulator = emulator
+        self._saved_at_arrival = -1
+
+    def load(self) -> None:
+        """Take up where the last run ended.
+
+        After a crash the log is ahead of the saved account: the usage in between is counted
+        again from the log, objects made in between are lost, and that is said.
+        """
+        if not self._path.exists():
+            return
+        snapshot: Snapshot = pickle.loads(self._path.read_bytes())  # noqa: S301  our own file
+        missed = self._emulator.arrivals.read(after=snapshot.arrivals, limit=1_000_000_000)
+        everything = len(self._emulator.arrivals)
+        self._emulator.restore(dataclasses.replace(snapshot, arrivals=everything))
+        if missed:
+            log.warning(
+                "the last run ended without saving: usage of %d later requests is counted again "
+                "from the log, other changes they made are lost",
+                len(missed),
+            )
+            for arrival in missed:
+                count_again(self._emulator.world, arrival)
+            self._emulator.truth = Truth.folded(self._emulator.arrivals)
+
+    def save(self) -> None:
+        """Write the account beside its logs, if anything came since the last time."""
+        arrivals = len(self._emulator.arrivals)
+        if arrivals == self._saved_at_arrival:
+            return
+        snapshot = self._emulator.snapshot(with_records=False)
+        draft = self._path.with_suffix(".new")
+        draft.write_bytes(pickle.dumps(snapshot))
+        draft.replace(self._path)
+        self._saved_at_arrival = arrivals
+
+    async def run(self) -> None:
+        """Save every few seconds until cancelled."""
+        while True:
+            await asyncio.sleep(SAVE_EVERY_SECONDS)
+            self.save()
+
+    def close(self) -> None:
+        """Save for the last time."""
+        self._saved_at_arrival = -1
+        self.save()
