@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from io import StringIO
@@ -309,6 +310,39 @@ def test_an_open_discrepancy_is_looked_at_until_it_is_resolved(sent, reconciled,
     assert len(open_discrepancies()) == 1
     reconciled(since=now + DAY, until=now + 2 * DAY, at=now + 2 * DAY, with_unsettled=True)
     assert open_discrepancies() == []
+
+
+def test_an_hour_that_was_not_read_stays_a_discrepancy(sent, reconciled, acme, tokens, now):
+    old = now - 6 * DAY
+    sent(10, at=old)
+    sent(5, at=now)
+    arrive_from_elsewhere(customer=acme, meter=tokens, at=old, value=1)
+    reconciled(since=old, until=old + HOUR)
+    arrive_from_elsewhere(customer=acme, meter=tokens, at=old, value=-1)
+
+    assert verdicts(reconciled()) == (1, 1, 0, 0)
+
+    assert len(open_discrepancies()) == 1
+
+
+def test_a_run_is_moved_on_by_one_worker_only(sent, images, tokens, now):
+    """Two took the same pair; the counts hold it once."""
+    sent(1, at=now)
+    sent(1, at=now, meter=images)
+    run_id = runs.reconcile_recent(now=now, seconds=0).run_id
+    mine, yours = (ReconciliationRun.objects.get(pk=run_id) for _ in range(2))
+    bounds = {"since": mine.window_start, "until": mine.window_end, "with_unsettled": True}
+    first, second = sources.pairs(**bounds, limit=9)
+    seen = Counter(cell_count=1)
+
+    assert runs._moved_on(mine, first, seen, "")
+    assert not runs._moved_on(yours, first, seen, "")
+    assert runs._moved_on(mine, second, seen, "")
+    assert not runs._moved_on(yours, second, seen, "")
+
+    run = ReconciliationRun.objects.get(pk=run_id)
+    assert (run.pair_count, run.cell_count) == (2, 2)
+    assert sources.pairs(**bounds, after=(first.customer_id, first.meter_id), limit=9) == [second]
 
 
 def test_a_customer_tied_to_another_one_at_stripe_is_compared_with_both(

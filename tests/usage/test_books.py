@@ -171,6 +171,17 @@ def test_a_later_definition_changes_no_history(store, acme, meters, now):
     assert figures(books())["input_tokens"] == {"recorded": 15, "ready": 15}
 
 
+def test_a_meter_added_later_claims_only_what_was_not_flushed(store, acme, meters, now):
+    store(report("a", at=now, input_tokens=10, output_tokens=90))
+    flush.flush_batches(now=now)
+    make_meter("output_tokens", value_property="output_tokens", stripe_meter_id="mtr_output")
+    store(report("b", at=now, input_tokens=1, output_tokens=5))
+
+    assert figures(books())["output_tokens"] == {"recorded": 5, "unflushed": 5}
+    flush.flush_batches(now=now)
+    assert figures(books())["output_tokens"] == {"recorded": 5, "ready": 5}
+
+
 def test_a_lost_unit_breaks_the_equation(store, acme, meters, now):
     store(report("a", at=now, input_tokens=10))
     flush.flush_batches(now=now)
