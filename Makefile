@@ -93,10 +93,6 @@ lock: $(STAMP) ## Resolve requirements*.in again into the lock files, with hashe
 bench: $(STAMP) ## Measure, against references in the same run (ARGS=)
 	@exec $(STACK) with-services --broker --durable -- python -m tests.bench $(ARGS)
 
-.PHONY: bench-emulator
-bench-emulator: $(STAMP) ## Measure the Stripe emulator alone (ARGS=)
-	@exec $(VENV)/python -m bench.emulator $(ARGS)
-
 .PHONY: flush
 flush: $(STAMP) ## Fold stored usage into submissions now, without Celery
 	$(NEEDS_STACK)
@@ -108,9 +104,9 @@ deliver: $(STAMP) ## Send what is due to Stripe now, without Celery
 	@$(MANAGE) deliver
 
 .PHONY: reconcile
-reconcile: $(STAMP) ## Compare a day with Stripe (DAY=2026-01-31)
+reconcile: $(STAMP) ## Compare a day with Stripe (DAY=2026-01-31; else today)
 	$(NEEDS_STACK)
-	@$(MANAGE) reconcile $(if $(DAY),--day $(DAY))
+	@$(MANAGE) reconcile $(if $(DAY),--day $(DAY),--since "$$(date -u +%Y-%m-%d)")
 
 .PHONY: books
 books: $(STAMP) ## Print the books beside Stripe's totals (ARGS='--customer X')

@@ -83,6 +83,7 @@ def run(config: StackConfig, *, foreground: Foreground | None = None) -> int:
                 try:
                     _start_parts(supervisor, config, database, broker)
                     _release(supervisor, output, lines)
+                    output.say(f"starting {', '.join(name for name in lines if name != RELEASE)}")
                     _start_lines(supervisor, config, lines)
                     if foreground is None:
                         _announce(output, config, environment)
@@ -184,6 +185,7 @@ def _emulator(config: StackConfig, environment: Mapping[str, str]) -> Service:
 def _release(supervisor: Supervisor, output: Output, lines: Mapping[str, str]) -> None:
     if RELEASE not in lines:
         return
+    output.say("preparing tables, static files and catalogue")
     code = supervisor.run_to_end(Service(RELEASE, ("sh", "-c", lines[RELEASE])))
     if code:
         raise StackFailedError(
