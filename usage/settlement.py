@@ -105,8 +105,10 @@ def settle(
 
 
 def _standings(customer_id: int, meter_id: int) -> QuerySet[SubmissionState]:
+    # By the submission's columns: its index of cells holds settled rows, too; the standing's own
+    # index of pairs holds only open ones.
     return SubmissionState.objects.filter(
-        customer_id=customer_id, meter_id=meter_id
+        submission__customer_id=customer_id, submission__meter_id=meter_id
     ).select_related("submission")
 
 
