@@ -133,9 +133,12 @@ def _judged(  # noqa: PLR0911 - one line a rule, in the order they bind
         return Verdict.EQUAL, Reason.NONE
     if cell.is_doubtful and cell.least <= total <= cell.most:
         return Verdict.WAITING, Reason.IN_DOUBT if cell.in_doubt else Reason.UNPROVEN
+    if total > cell.most:
+        # Lag only takes away: what is too much now stays too much.
+        return Verdict.DISCREPANCY, Reason.EXCESS
     if cell.last_attempt_at is not None and read_at - cell.last_attempt_at < settling:
         return Verdict.WAITING, Reason.SETTLING
-    return Verdict.DISCREPANCY, Reason.EXCESS if total > cell.most else Reason.MISSING
+    return Verdict.DISCREPANCY, Reason.MISSING
 
 
 def by_hour(

@@ -6,8 +6,8 @@ from dataclasses import asdict
 
 import structlog
 from celery import shared_task
-from kombu.exceptions import OperationalError
 
+from billing import wakeups
 from reconciliation import runs
 from usage.clock import database_clock
 
@@ -33,7 +33,4 @@ def reconcile_recent() -> None:
     result = runs.reconcile_recent(now=database_clock(), seconds=PASS_SECONDS)
     log.info("reconciliation.pass_finished", **asdict(result))
     if result.may_go_on:
-        try:
-            reconcile_recent.apply_async(expires=EXPIRE_SECONDS, retry=False)
-        except (OperationalError, OSError) as error:
-            log.warning("reconciliation.wakeup_lost", run=result.run_id, error=str(error))
+        wakeups.after_commit("reconciliation.reconcile_recent", expire_seconds=EXPIRE_SECONDS)

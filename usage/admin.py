@@ -82,10 +82,6 @@ class UsageEventAdmin(Ledger):
         ("What became of it", {"fields": ("received_at", "batch", "became")}),
     )
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[UsageEvent]:
-        queryset: QuerySet[UsageEvent] = super().get_queryset(request)
-        return queryset.select_related("batch__run")
-
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[UsageEvent], search_term: str
     ) -> tuple[QuerySet[UsageEvent], bool]:

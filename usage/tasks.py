@@ -9,7 +9,8 @@ from celery import shared_task
 from django.conf import settings
 from django.utils import timezone
 
-from usage import delivery, flush, wakeups
+from billing import wakeups
+from usage import delivery, flush
 from usage.clock import database_clock
 
 log = structlog.get_logger(__name__)
@@ -18,7 +19,7 @@ FLUSH_PASS_SECONDS = 25
 """With one more run of at most 15 s it stays below the task's soft limit."""
 
 
-@shared_task(name="usage.flush_due", queue="flush")
+@shared_task(name="usage.flush_due")
 def flush_due() -> None:
     """Flush until nothing waits, release what no longer must be held, and wake the delivery."""
     ends = time.monotonic() + FLUSH_PASS_SECONDS
@@ -36,10 +37,10 @@ def flush_due() -> None:
     released = flush.release_held(now=timezone.now())
     if released:
         log.info("usage.flush.held_released", rows=released)
-    wakeups.after_commit("usage.deliver_due", queue="delivery")
+    wakeups.after_commit("usage.deliver_due")
 
 
-@shared_task(name="usage.deliver_due", queue="delivery")
+@shared_task(name="usage.deliver_due")
 def deliver_due() -> None:
     """Sweep and send what is due; ask for another pass when time ran out before the work."""
     result = delivery.deliver_due(
@@ -48,4 +49,4 @@ def deliver_due() -> None:
     if result.counts:
         log.info("usage.delivery.pass_finished", **result.counts)
     if result.ran_out_of_time:
-        wakeups.after_commit("usage.deliver_due", queue="delivery")
+        wakeups.after_commit("usage.deliver_due")

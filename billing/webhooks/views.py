@@ -11,16 +11,13 @@ from django.utils import timezone
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
 
-from billing import tasks
+from billing import wakeups
 from billing.enums import WebhookKind
 from billing.gateway import notifications
 from billing.problems import problem
 from billing.webhooks import inbox
 
 log = structlog.get_logger()
-
-NUDGE_EXPIRE_SECONDS = 30
-"""The periodic pass comes as often; an older nudge would find nothing to do."""
 
 
 @csrf_exempt
@@ -52,13 +49,5 @@ def _take(request: HttpRequest, kind: WebhookKind, secrets: Sequence[str]) -> Ht
         log.warning("billing.webhook.refused", kind=kind.value, reason=str(refusal))
         return problem(400, "Not a genuine webhook", str(refusal))
     if inbox.record(notification, kind=kind, body=body, now=now):
-        _nudge()
+        wakeups.after_commit("billing.process_webhooks")
     return HttpResponse(status=200)
-
-
-def _nudge() -> None:
-    """Wake a worker. The event is stored already, so a silent broker costs seconds and no event."""
-    try:
-        tasks.process_webhooks.apply_async(retry=False, expires=NUDGE_EXPIRE_SECONDS)
-    except Exception as error:  # noqa: BLE001 - whatever the broker's trouble is, Stripe gets its 200
-        log.warning("billing.webhook.nudge_failed", error=str(error))

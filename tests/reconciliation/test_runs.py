@@ -13,6 +13,7 @@ from django.core.management import CommandError, call_command
 from django.db import connections
 from django.utils import timezone
 
+from billing import wakeups
 from billing.enums import CaseKind
 from billing.gateway.errors import Misconfigured
 from billing.models import Case
@@ -453,12 +454,12 @@ def test_the_nightly_wake_up_asks_for_another_while_pairs_are_left(monkeypatch, 
     result = runs.RunResult(1, False, True, *[0] * 8, error="")
     monkeypatch.setattr(runs, "reconcile_recent", lambda **_: result)
     monkeypatch.setattr(
-        tasks.reconcile_recent, "apply_async", lambda **options: asked.append(options)
+        wakeups, "after_commit", lambda task, **options: asked.append((task, options))
     )
 
     tasks.reconcile_recent()
 
-    assert asked == [{"expires": 3_600, "retry": False}]
+    assert asked == [("reconciliation.reconcile_recent", {"expire_seconds": 3_600})]
 
 
 @pytest.mark.django_db
