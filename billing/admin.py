@@ -279,12 +279,11 @@ class WebhookEventAdmin(ReadOnlyAdmin):
     paginator = InfinitePaginator
     list_display = (
         "type",
-        "stripe_event_id",
-        "object_id",
         "standing",
-        "attempt_count",
         "received_at",
-        "next_attempt_at",
+        "tries",
+        "object_id",
+        "stripe_event_id",
     )
     list_filter = ("state", "kind")
     search_fields = ("=stripe_event_id", "=object_id")
@@ -294,6 +293,10 @@ class WebhookEventAdmin(ReadOnlyAdmin):
     @display(description="state", ordering="state", label=WEBHOOK_COLOURS)
     def standing(self, event: WebhookEvent) -> tuple[str, str]:
         return event.state, WebhookState(event.state).label
+
+    @display(description="tries", ordering="attempt_count")
+    def tries(self, event: WebhookEvent) -> int:
+        return event.attempt_count
 
     @action(description="Handle again", permissions=["rerun"])
     def handle_again(self, request: HttpRequest, queryset: QuerySet[WebhookEvent]) -> None:
@@ -312,7 +315,7 @@ class ApiKeyForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptabl
 
     source_name = forms.CharField(
         max_length=100,
-        label="source",
+        label="Source",
         help_text="The producer of events. One of this name is made when there is none.",
         widget=UnfoldAdminTextInputWidget,
     )
@@ -335,6 +338,7 @@ class ApiKeyAdmin(OperationAdmin):
     list_filter = ("source", ("revoked_at", admin.EmptyFieldListFilter))
     list_select_related = ("source",)
     search_fields = ("=prefix", "source__name")
+    search_help_text = "prefix or source"
     fields = ("prefix", "source", "allows", "created_at", "expires_at", "revoked_at")
     readonly_fields = ("allows",)
     actions = ("revoke",)
@@ -413,6 +417,7 @@ class CaseAdmin(Admin):
     list_filter = (OpenCaseFilter, "kind", "owner")
     list_select_related = ("owner",)
     search_fields = ("reference", "reason")
+    search_help_text = "what it is about, or words of its reason"
     readonly_fields = (
         "kind",
         "reference",

@@ -16,7 +16,6 @@ class Admin(ModelAdmin):  # type: ignore[misc]  # unfold ships no types
 
     list_filter_sheet = False
     list_per_page = 50
-    show_full_result_count = False
     warn_unsaved_form = True
 
 
@@ -36,6 +35,8 @@ class _NothingChanges:
 class ReadOnlyAdmin(_NothingChanges, Admin):
     """A ledger: searched and read, never added to, changed or deleted from here."""
 
+    # Counting all of a large table costs more than the page it stands on.
+    show_full_result_count = False
     warn_unsaved_form = False
 
 
@@ -45,7 +46,7 @@ class ReadOnlyInline(_NothingChanges, TabularInline):  # type: ignore[misc]  # u
     extra = 0
     max_num = 0
     can_delete = False
-    tab = True
+    hide_title = True
 
 
 class OperationAdmin(Admin):

@@ -89,7 +89,7 @@ def _pending(_: HttpRequest, error: SubscriptionPending) -> HttpResponse:
 def _invalid(_: HttpRequest, error: ValidationError) -> HttpResponse:
     errors = [
         # The first parts say where: ("body", "body", "email").
-        {"field": _field(each["loc"]), "reason": each["msg"]}
+        {"field": _field(each["loc"]), "reason": each["msg"].removeprefix("Value error, ")}
         for each in error.errors
     ]
     detail = "; ".join(f"{each['field']}: {each['reason']}" for each in errors)

@@ -44,6 +44,7 @@ LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"
 USE_TZ = True
 USE_I18N = False
+FORMAT_MODULE_PATH = "billing_project.formats"
 
 # --- apps and middleware -------------------------------------------------------------------------
 
