@@ -16,6 +16,8 @@ from stripe_emulator.core.wire import Reply, Request
 from stripe_emulator.version import API_VERSION
 
 PREFIX = "/_emulator/"
+ICON = "/favicon.ico"
+"""Browsers ask for it by themselves, which is nothing a judge should see."""
 MAX_ARRIVALS = 10_000
 
 
@@ -52,10 +54,12 @@ class Control:
     @staticmethod
     def owns(path: str) -> bool:
         """Tell whether a path is ours and not Stripe's."""
-        return path == "/" or path.startswith(PREFIX)
+        return path in {"/", ICON} or path.startswith(PREFIX)
 
     def handle(self, request: Request) -> Reply:
         """Answer; mistakes are a 400 with an `error` sentence."""
+        if request.path == ICON:
+            return Reply(204, {}, b"")
         if request.path == "/":
             catch_up(self.emulator.world)
             html = page.render(self.emulator).encode()

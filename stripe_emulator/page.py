@@ -8,15 +8,18 @@ from stripe_emulator.core.moments import rfc3339
 from stripe_emulator.version import API_VERSION
 
 SHOWN = 20
+SAID = 48
+"""So much of an error message fits in a row."""
 
 _STYLE = """
-body{font:14px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0
+body{font:14px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:84rem;padding:0
 1rem;color:#1a1f36} h1{font-size:1.4rem;margin:0}h2{font-size:1rem;margin:2rem 0 .5rem}
 p.note{color:#697386;margin:.2rem 0 0}
 table{border-collapse:collapse;width:100%}
 th,td{text-align:left;padding:.35rem .6rem;border-bottom:1px solid #e3e8ee;vertical-align:top}
 th{font-weight:600;color:#697386;font-size:.8rem}
-td.number{text-align:right;font-variant-numeric:tabular-nums}
+.wide{overflow-x:auto}td,th{white-space:nowrap}
+.number{text-align:right;font-variant-numeric:tabular-nums}
 code{font:12px ui-monospace,monospace}
 .figures{display:flex;gap:2.5rem;margin:1.2rem 0;flex-wrap:wrap}
 .figures div{font-size:1.3rem;font-variant-numeric:tabular-nums}
@@ -40,30 +43,31 @@ def render(emulator: Emulator) -> str:
     sections = [
         _figures(figures),
         _section(
-            "Meters", ("event name", "id", "formula", "status", "events", "sum"), _meters(emulator)
+            "Meters",
+            ("event name", "id", "formula", "status", "#events", "#sum"),
+            _meters(emulator),
         ),
         _section(
             "Latest requests",
-            ("no.", "time", "request", "status", "verdict", "identifier", "fault"),
+            ("#no.", "time", "request", "#status", "verdict", "identifier", "fault", "said"),
             _requests(emulator),
         ),
-        _section(
-            "Violations", ("kind", "times"), map(_pair, sorted(world.violations.counts.items()))
-        ),
+        _section("Violations", ("kind", "#times", "latest"), _violations(emulator)),
         _section(
             "Faults in force",
-            ("id", "kind", "path", "probability", "left", "struck"),
+            ("id", "kind", "path", "#probability", "#left", "#struck"),
             _faults(emulator),
         ),
         _section("Webhook endpoints", ("url", "id", "kind", "status"), _endpoints(emulator)),
         _section(
-            "Latest deliveries", ("time", "event", "url", "try", "answer"), _deliveries(emulator)
+            "Latest deliveries", ("time", "event", "#try", "#answer", "url"), _deliveries(emulator)
         ),
         _section("Customers", ("id", "email", "name", "created"), _customers(emulator)),
     ]
     clock = " (frozen)" if emulator.clock.frozen else ""
     return (
-        "<!doctype html><html lang=en><meta charset=utf-8><title>Stripe emulator</title>"
+        "<!doctype html><html lang=en><meta charset=utf-8>"
+        "<meta name=viewport content='width=device-width'><title>Stripe emulator</title>"
         f"<style>{_STYLE}</style><h1>Stripe emulator</h1>"
         f"<p class=note>API {API_VERSION} &middot; {rfc3339(emulator.clock.now())}{clock} &middot; "
         "control API under <code>/_emulator/</code>, described in the README</p>"
@@ -95,13 +99,19 @@ def _requests(emulator: Emulator) -> Iterable[Sequence[str]]:
         more = f" and {len(arrival.events) - 2} more" if len(arrival.events) > 2 else ""  # noqa: PLR2004  as many as fit
         yield (
             str(arrival.number),
-            rfc3339(arrival.at),
+            _clock_time(arrival.at),
             f"{arrival.method} {arrival.path}",
             str(arrival.status or "none"),
             arrival.verdict,
             identifiers + more,
             arrival.fault or "",
+            _shortened(arrival.error) if arrival.verdict == "refused" else "",
         )
+
+
+def _shortened(text: str | None) -> str:
+    text = text or ""
+    return text if len(text) <= SAID else text[: SAID - 1] + "…"
 
 
 def _faults(emulator: Emulator) -> Iterable[Sequence[str]]:
@@ -127,11 +137,11 @@ def _endpoints(emulator: Emulator) -> Iterable[Sequence[str]]:
 def _deliveries(emulator: Emulator) -> Iterable[Sequence[str]]:
     for entry in reversed(emulator.world.outbox.recent[-SHOWN:]):
         yield (
-            rfc3339(float(str(entry["at"]))),
+            _clock_time(float(str(entry["at"]))),
             str(entry["event"]),
-            str(entry["url"]),
             str(entry["attempt"]),
             str(entry["status"] or "none"),
+            str(entry["url"]),
         )
 
 
@@ -148,8 +158,16 @@ def _customers(emulator: Emulator) -> Iterable[Sequence[str]]:
             )
 
 
-def _pair(counted: tuple[str, int]) -> Sequence[str]:
-    return counted[0], f"{counted[1]:,}"
+def _violations(emulator: Emulator) -> Iterable[Sequence[str]]:
+    violations = emulator.world.violations
+    latest = {each.kind: each for each in violations.kept}
+    for kind, times in sorted(violations.counts.items()):
+        detail = ", ".join(f"{name} {value}" for name, value in latest[kind].detail.items())
+        yield kind, f"{times:,}", f"request {latest[kind].arrival}: {detail}"
+
+
+def _clock_time(at: float) -> str:
+    return rfc3339(at)[11:-1]
 
 
 def _figures(figures: Sequence[tuple[str, str, bool]]) -> str:
@@ -161,10 +179,18 @@ def _figures(figures: Sequence[tuple[str, str, bool]]) -> str:
 
 
 def _section(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a titled table; a head that begins with # is over numbers."""
+    kinds = [" class=number" if name.startswith("#") else "" for name in heads]
     body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+        "<tr>"
+        + "".join(f"<td{kind}>{escape(cell)}</td>" for kind, cell in zip(kinds, row, strict=True))
+        + "</tr>"
+        for row in rows
     )
     if not body:
         return f"<h2>{escape(title)}</h2><p class=empty>None.</p>"
-    head = "".join(f"<th>{escape(name)}</th>" for name in heads)
-    return f"<h2>{escape(title)}</h2><table><tr>{head}</tr>{body}</table>"
+    head = "".join(
+        f"<th{kind}>{escape(name.removeprefix('#'))}</th>"
+        for kind, name in zip(kinds, heads, strict=True)
+    )
+    return f"<h2>{escape(title)}</h2><div class=wide><table><tr>{head}</tr>{body}</table></div>"

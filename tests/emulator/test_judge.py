@@ -222,6 +222,12 @@ def test_control_says_what_it_has(emulator):
     assert control(emulator, "GET", "health")[1]["status"] == "ok"
 
 
+def test_browsers_icon_is_no_arrival(emulator):
+    reply = Control(emulator).handle(Request("GET", "/favicon.ico"))
+
+    assert (Control.owns("/favicon.ico"), reply.status, len(emulator.arrivals)) == (True, 204, 0)
+
+
 def test_page_escapes_and_shows_state(shop):
     shop.client.v1.customers.create({"name": "<script>alert(1)</script>"})
     shop.send("one")
