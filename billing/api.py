@@ -139,7 +139,9 @@ class PlanOut(Schema):
     prices: list[PriceOut]
 
 
-@router.post("/customers", response={201: CustomerOut, 200: CustomerOut})
+@router.post(
+    "/customers", response={201: CustomerOut, 200: CustomerOut}, summary="Create a customer"
+)
 def make_customer(request: HttpRequest, body: CustomerIn) -> Status[Customer]:  # noqa: ARG001
     """Create a customer. Repeating it with the same data answers 200 and changes nothing."""
     customer, created = create_customer(
@@ -148,7 +150,7 @@ def make_customer(request: HttpRequest, body: CustomerIn) -> Status[Customer]:  
     return Status(201 if created else 200, customer)
 
 
-@router.get("/customers", response=CustomersOut)
+@router.get("/customers", response=CustomersOut, summary="List customers")
 def list_customers(
     request: HttpRequest,  # noqa: ARG001
     limit: Annotated[int, Query(ge=1, le=PER_PAGE_MOST)] = PER_PAGE,
@@ -163,6 +165,7 @@ def list_customers(
 @router.post(
     "/customers/{path:external_id}/subscriptions",
     response={201: SubscribedOut, 200: SubscribedOut},
+    summary="Put a customer on a plan",
 )
 def make_subscription(
     request: HttpRequest,  # noqa: ARG001
@@ -183,7 +186,11 @@ def make_subscription(
     return Status(201 if subscribed.created else 200, told)
 
 
-@router.get("/customers/{path:external_id}/subscriptions", response=list[SubscriptionOut])
+@router.get(
+    "/customers/{path:external_id}/subscriptions",
+    response=list[SubscriptionOut],
+    summary="List a customer's subscriptions",
+)
 def list_subscriptions(
     request: HttpRequest,  # noqa: ARG001
     external_id: str,
@@ -193,13 +200,13 @@ def list_subscriptions(
     return [SubscriptionOut(**_subscription(each)) for each in subscriptions]
 
 
-@router.get("/customers/{path:external_id}", response=CustomerOut)
+@router.get("/customers/{path:external_id}", response=CustomerOut, summary="Show a customer")
 def show_customer(request: HttpRequest, external_id: str) -> Customer:  # noqa: ARG001
     """Show one customer."""
     return _customer(external_id)
 
 
-@router.get("/plans", response=list[PlanOut])
+@router.get("/plans", response=list[PlanOut], summary="List plans")
 def list_plans(request: HttpRequest) -> list[PlanOut]:  # noqa: ARG001
     """List the plans with the prices new subscriptions get."""
     offered = Price.objects.filter(active=True).select_related("meter")
