@@ -1,12 +1,14 @@
 """The emulator's own books: arrivals, truth, violations, and the control API."""
 
 import json
+from pathlib import Path
 
 import pytest
 import stripe
 
-from stripe_emulator import Request
+from stripe_emulator import Request, Settings
 from stripe_emulator.control import Control
+from stripe_emulator.core.faults import KINDS
 from stripe_emulator.core.truth import Truth
 
 from .conftest import NOW
@@ -237,3 +239,71 @@ def test_page_escapes_and_shows_state(shop):
     assert "<script>alert" not in html
     assert "&lt;script&gt;" in html
     assert "tokens" in html
+
+
+def test_every_kind_of_fault_has_a_test():
+    sources = [path.read_text() for path in Path(__file__).parent.glob("test_*.py")]
+
+    assert [kind for kind in KINDS if not any(f'"{kind}"' in source for source in sources)] == []
+
+
+def test_every_setting_is_changed_by_a_test():
+    sources = [path.read_text() for path in Path(__file__).parent.glob("test_*.py")]
+    settings = Settings().as_dict()
+
+    assert [name for name in settings if not any(f"{name}=" in source for source in sources)] == []
+
+
+def test_identifier_window_can_be_longer(shop):
+    shop.emulator.settings.change(identifier_window_seconds=3 * 86_400)
+    shop.send("one")
+    shop.emulator.clock.advance(3 * 86_400 - 1)
+    with pytest.raises(stripe.InvalidRequestError, match="already exists"):
+        shop.send("one")
+    shop.emulator.clock.advance(1)
+    shop.send("one")
+
+    assert shop.total() == 2
+
+
+def test_other_windows_can_be_shorter(shop):
+    shop.emulator.settings.change(
+        idempotency_window_seconds=10,
+        idempotency_window_v2_seconds=10,
+        session_seconds=5,
+        adjustment_span_seconds=5,
+        report_window_seconds=1,
+    )
+    first = shop.client.v1.customers.create({}, {"idempotency_key": "k"}).id
+    session = shop.client.v2.billing.meter_event_session.create({}, {"idempotency_key": "k"})
+    shop.send("one")
+    shop.emulator.clock.advance(5)
+    with pytest.raises(stripe.TemporarySessionExpiredError):
+        shop.client.v2.billing.meter_event_stream.create(
+            {"events": []}, {"api_key": session.authentication_token}
+        )
+    with pytest.raises(stripe.InvalidRequestError, match="more than"):
+        shop.client.v1.billing.meter_event_adjustments.create(
+            {"event_name": "tokens", "type": "cancel", "cancel": {"identifier": "one"}}
+        )
+    shop.emulator.clock.advance(5)
+
+    assert shop.client.v1.customers.create({}, {"idempotency_key": "k"}).id != first
+    assert (
+        shop.client.v2.billing.meter_event_session.create({}, {"idempotency_key": "k"}).id
+        != session.id
+    )
+
+
+def test_first_payment_can_be_waited_for_longer(shop, base_price):
+    shop.emulator.settings.change(first_payment_hours=48)
+    made = shop.client.v1.subscriptions.create(
+        {
+            "customer": shop.customer.id,
+            "items": [{"price": base_price.id}],
+            "payment_behavior": "default_incomplete",
+        }
+    )
+    shop.emulator.clock.advance(47 * HOUR)
+
+    assert shop.client.v1.subscriptions.retrieve(made.id).status == "incomplete"
