@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import MappingProxyType
 
 from django.db.models import Q
@@ -13,6 +13,9 @@ from django.utils import timezone
 from billing.enums import Aggregation
 from billing.models import MeterVersion
 from billing.remembered import Remembered
+
+LATEST_USAGE = timedelta(days=35)
+"""How late usage may come. Source: Stripe's API, `timestamp` of a meter event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +37,29 @@ class ValueRule:
 def value_rules() -> Mapping[str, tuple[ValueRule, ...]]:
     """Return the rules of each event type some meter reads, by type.
 
-    A type fed to count meters only has none and maps to an empty tuple; a type nobody reads is
-    absent. Definitions that are over are left out, those about to begin are in. The answer may be
-    BILLING_REFERENCE_CACHE_SECONDS old.
+    A type fed to count meters only has none and maps to an empty tuple; a type nobody reads any
+    more is absent. A rule binds the events that occurred while it holds: those about to begin are
+    in, and those that are over as long as usage of their time may still come late. The answer may
+    be BILLING_REFERENCE_CACHE_SECONDS old.
     """
     return _rules.get(None) or {}
 
 
 def _load(_: None) -> Mapping[str, tuple[ValueRule, ...]] | None:
-    rules: dict[str, tuple[ValueRule, ...]] = {}
-    versions = (
+    now = timezone.now()
+    versions = list(
         MeterVersion.objects.select_related("meter")
-        .filter(Q(effective_until=None) | Q(effective_until__gt=timezone.now()))
+        .filter(Q(effective_until=None) | Q(effective_until__gt=now - LATEST_USAGE))
         .order_by("meter__slug", "effective_from")
     )
+    rules: dict[str, tuple[ValueRule, ...]] = {
+        version.event_type: ()
+        for version in versions
+        if version.effective_until is None or version.effective_until > now
+    }
     for version in versions:
-        found = rules.setdefault(version.event_type, ())
-        if version.meter.aggregation == Aggregation.SUM:
+        found = rules.get(version.event_type)
+        if found is not None and version.meter.aggregation == Aggregation.SUM:
             rules[version.event_type] = (
                 *found,
                 ValueRule(

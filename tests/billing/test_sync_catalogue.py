@@ -181,7 +181,7 @@ def test_meter_of_a_type_never_read_before_reads_from_the_epoch(sync, emulator):
     assert value_rules()["image.made"] == ()
 
 
-def test_rules_of_both_readings_are_told_until_the_first_is_over(sync, emulator, now):
+def test_rules_of_both_readings_are_told_while_late_usage_may_come(sync, emulator, now):
     sync()
     with time_machine.travel(now, tick=False):
         sync(changed('value_property = "output_tokens"', 'value_property = "out"'))
@@ -191,15 +191,39 @@ def test_rules_of_both_readings_are_told_until_the_first_is_over(sync, emulator,
             for rule in value_rules()["llm.call"]
             if rule.meter == "output_tokens"
         ]
-    with time_machine.travel(now + timedelta(minutes=6), tick=False):
+    with time_machine.travel(now + timedelta(days=34), tick=False):
+        late = [
+            (rule.value_property, rule.effective_from, rule.effective_until)
+            for rule in value_rules()["llm.call"]
+            if rule.meter == "output_tokens"
+        ]
+    with time_machine.travel(now + timedelta(days=36), tick=False):
         after = [
             rule.value_property
             for rule in value_rules()["llm.call"]
             if rule.meter == "output_tokens"
         ]
 
+    soon = now + timedelta(minutes=5)
     assert until == [("output_tokens", False), ("out", True)]
+    assert late == [("output_tokens", EPOCH, soon), ("out", soon, None)]
     assert after == ["out"]
+
+
+def test_type_nobody_reads_any_more_is_unknown_once_its_last_reading_is_over(sync, emulator, now):
+    sync()
+
+    with time_machine.travel(now, tick=False):
+        sync(changed('"llm.call"', '"llm.request"'))
+        assert sorted(value_rules()) == ["llm.call", "llm.request"]
+
+    with time_machine.travel(now + timedelta(minutes=6), tick=False):
+        assert sorted(value_rules()) == ["llm.request"]
+    assert set(
+        MeterVersion.objects.filter(event_type="llm.request").values_list(
+            "effective_from", flat=True
+        )
+    ) == {EPOCH}
 
 
 def test_changed_price_is_a_new_price_that_takes_the_lookup_key(sync, emulator):
