@@ -14,6 +14,7 @@ APART = {V1_EVENTS: 1_000, V2_EVENTS: 1_000, STREAM: 10_000}
 LIVE_ACCOUNT = 100
 SANDBOX_ACCOUNT = 25
 ENDPOINT = 25
+SEARCH = 20
 _HARDLY = 1e-9
 
 
@@ -51,7 +52,8 @@ class RateLimits:
         account = LIVE_ACCOUNT if regime == "live" else SANDBOX_ACCOUNT
         if not self._take(livemode, ACCOUNT, account, now, 1):
             raise _refused("global-rate")
-        if not self._take(livemode, endpoint, ENDPOINT, now, 1):
+        rate = SEARCH if endpoint.endswith("/search") else ENDPOINT
+        if not self._take(livemode, endpoint, rate, now, 1):
             raise _refused("endpoint-rate")
 
     def _take(self, livemode: bool, name: str, rate: int, now: float, cost: int) -> bool:

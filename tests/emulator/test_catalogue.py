@@ -251,6 +251,60 @@ def test_price_with_product_data_makes_the_product(client):
     assert price.currency == "usd"
 
 
+def test_search_understands_its_query_language(client, emulator):
+    for index, name in enumerate(("Ada Lovelace", "Alan Turing", "Grace Hopper")):
+        client.v1.customers.create(
+            {
+                "name": name,
+                "metadata": {"number": str(index)},
+                **({"email": "a@example.com"} if index else {}),
+            }
+        )
+        emulator.clock.advance(10)
+
+    def names(query, **params):
+        return [
+            each.name.split()[0]
+            for each in client.v1.customers.search({"query": query, **params}).data
+        ]
+
+    assert names("name:'ada lovelace'") == ["Ada"]
+    assert names('name~"ing"') == ["Alan"]
+    assert names("metadata['number']:'2'") == ["Grace"]
+    assert names("email:null") == ["Ada"]
+    assert names("-email:null AND -name~'ing'") == ["Grace"]
+    assert names("name~'ada' OR name~'grace'") == ["Grace", "Ada"]
+    assert names(f"created>={NOW + 10} created<{NOW + 20}") == ["Alan"]
+    assert names("name~'nobody'") == []
+
+
+def test_search_pages_by_token(client):
+    for _ in range(7):
+        client.v1.customers.create({"name": "Ada"})
+    first = client.v1.customers.search({"query": "name:'Ada'", "limit": 3})
+
+    assert (len(first.data), first.has_more) == (3, True)
+    assert len(list(first.auto_paging_iter())) == 7
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "",
+        "Ada",
+        "name:",
+        "name~'ab'",
+        "name:'a' AND email:'b' OR phone:'c'",
+        "name>'5'",
+        "name:'a' AND",
+    ],
+)
+def test_unreadable_searches_are_refused(client, query):
+    client.v1.customers.create({"name": "a"})
+
+    assert refused(client.v1.customers.search, {"query": query}).http_status == 400
+
+
 PACKAGE = {
     "billing_scheme": "per_unit",
     "unit_amount_decimal": "4",

@@ -50,6 +50,12 @@ def test_live_endpoint_takes_25_and_the_account_100(emulator):
     assert calls(emulator, "/v1/subscriptions", 1, method="GET") == (0, {"global-rate"})
 
 
+def test_search_takes_twenty(emulator):
+    emulator.settings.change(rate_limits="live")
+
+    assert calls(emulator, "/v1/customers/search", 25, method="GET") == (20, {"endpoint-rate"})
+
+
 def test_sandbox_counts_everything_to_25(emulator):
     emulator.settings.change(rate_limits="sandbox")
 

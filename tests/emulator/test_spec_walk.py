@@ -337,11 +337,25 @@ def walk_test_clocks(c) -> Iterator[Any]:
     yield c.v1.test_helpers.test_clocks.delete(made.id)
 
 
+def walk_searches(c) -> Iterator[Any]:
+    made = c.v1.customers.create({"email": "a@example.com", "metadata": {"user": "7"}})
+    product = c.v1.products.create({"name": "Tokens"})
+    c.v1.prices.create(
+        {"currency": "usd", "product": product.id, "unit_amount": 1, "lookup_key": "searched"}
+    )
+    assert [each.id for each in c.v1.customers.search({"query": "metadata['user']:'7'"}).data] == [
+        made.id
+    ]
+    yield c.v1.products.search({"query": 'name~"oke" AND active:"true"', "limit": 1})
+    yield c.v1.prices.search({"query": "lookup_key:'searched'", "expand": ["data.product"]})
+
+
 WALKS = [
     walk_customers,
     walk_products,
     walk_prices,
     walk_meters,
+    walk_searches,
     walk_usage,
     walk_usage_v2,
     walk_thin_events,
@@ -369,6 +383,37 @@ def test_every_route_is_walked(checking, walker):
         for route in ROUTES
     }
     assert served - checking.walked == set()
+
+
+RESOURCES = (
+    "/v1/customers",
+    "/v1/products",
+    "/v1/prices",
+    "/v1/billing/meters",
+    "/v1/billing/meter_event",
+    "/v1/billing/alerts",
+    "/v1/events",
+    "/v1/webhook_endpoints",
+    "/v1/test_helpers/test_clocks",
+    "/v2/",
+)
+UNSERVED = {("DELETE", "/v1/customers/{customer}/discount")}
+"""Nothing here makes discounts, so there is none to delete."""
+
+
+def test_every_usage_operation_of_the_description_is_served():
+    described = {
+        (method.upper(), template)
+        for template, operations in spec.description()["paths"].items()
+        for method in operations
+        if template.startswith(RESOURCES)
+    }
+    served = {
+        (route.method, spec.operation(route.method, route.path.replace("{id}", "x"))[0])
+        for route in ROUTES
+    }
+
+    assert described - served == UNSERVED
 
 
 @pytest.mark.parametrize(
