@@ -264,8 +264,12 @@ def test_the_command_shows_stripe_beside_our_books(traffic, now):
 
     assert status == 0
     assert "Balanced and at rest: every unit of 2 events is settled" in text
-    assert [line.split() for line in text.splitlines() if line.startswith("at Stripe")] == [
-        ["at", "Stripe", "1,500,027"]
+    heading, _, row = text.splitlines()[:3]
+    assert heading.split("  ")[-1].strip() == "at Stripe"
+    assert row.split() == [
+        "input_tokens",
+        "token",
+        *("1,500,027", "0", "0", "0", "1,500,027", "1,500,027"),
     ]
     assert printed("--at-rest", "--customer", "acme")[1] == 0
 

@@ -13,11 +13,10 @@ from django.core.management.base import BaseCommand, CommandError
 from billing.gateway.errors import GatewayError
 from billing.models import Customer
 from usage.lifecycle import State
-from usage.queries import MeterBooks
 from usage.statements import Statement, statement
 
-METERS_PER_TABLE = 4
-"""So many columns of a billion units each fit a terminal."""
+ALWAYS_SHOWN = frozenset({State.ACCEPTED, State.SETTLED})
+"""States every table shows; the others only when some meter has units in them."""
 
 
 class Command(BaseCommand):
@@ -84,49 +83,50 @@ def _as_json(found: Statement) -> dict[str, Any]:
 
 
 def _as_text(found: Statement) -> Iterator[str]:
-    meters = found.books.meters
-    for first in range(0, len(meters), METERS_PER_TABLE):
-        yield from _aligned(list(_rows(found, meters[first : first + METERS_PER_TABLE])))
+    if found.books.meters:
+        yield from _aligned(list(_rows(found)))
         yield ""
     yield _verdict(found)
 
 
-def _rows(found: Statement, meters: Sequence[MeterBooks]) -> Iterator[list[str]]:
-    """Yield the table's lines as cells; an empty list is a rule."""
-    yield ["meter", *(meter.meter for meter in meters)]
-    yield ["unit", *(meter.unit_label for meter in meters)]
-    yield ["events", *(f"{meter.event_count:,}" for meter in meters)]
-    yield []
-    yield ["recorded", *(_number(meter.recorded) for meter in meters)]
-    yield []
-    yield ["  unflushed", *(_number(meter.unflushed) for meter in meters)]
-    yield ["  held", *(_number(meter.held) for meter in meters)]
-    for state in State:
-        yield [f"  {state.label}", *(_number(meter.states[state]) for meter in meters)]
-    yield []
-    yield ["accounted for", *(_number(meter.accounted) for meter in meters)]
-    if found.stripe is not None:
-        totals = [found.stripe_total(meter) or Decimal(0) for meter in meters]
-        yield ["at Stripe", *(_number(total) for total in totals)]
+def _rows(found: Statement) -> Iterator[list[str]]:
+    """Yield a heading and one line a meter, as cells: recorded = all between it and Stripe's."""
+    meters = found.books.meters
+    states = [
+        state
+        for state in State
+        if state in ALWAYS_SHOWN or any(meter.states[state] for meter in meters)
+    ]
+    heading = ["meter", "unit", "recorded", "unflushed", "held"]
+    yield [
+        *heading,
+        *(state.label for state in states),
+        *([] if found.stripe is None else ["at Stripe"]),
+    ]
+    for meter in meters:
+        total = found.stripe_total(meter)
         yield [
-            "still to come",
-            *(_number(meter.recorded - total) for meter, total in zip(meters, totals, strict=True)),
+            meter.meter,
+            meter.unit_label,
+            _number(meter.recorded),
+            _number(meter.unflushed),
+            _number(meter.held),
+            *(_number(meter.states[state]) for state in states),
+            *([] if total is None else [_number(total)]),
         ]
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(*filter(None, rows), strict=True)]
-    for row in rows:
-        if not row:
-            yield "─" * (sum(widths) + 3 * (len(widths) - 1))
-            continue
-        first, *others = row
-        yield "   ".join(
-            [
-                first.ljust(widths[0]),
-                *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)),
-            ]
-        ).rstrip()
+    """Yield the rows under a ruled heading: words to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for index, row in enumerate(rows):
+        padded = [
+            cell.ljust(width) if column < len(("meter", "unit")) else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield "  ".join(padded).rstrip()
+        if index == 0:
+            yield "─" * (sum(widths) + 2 * (len(widths) - 1))
 
 
 def _number(value: Decimal) -> str:
