@@ -9,6 +9,7 @@ from billing import subscriptions
 from billing.customers import ASKING_SECONDS, SweepResult, create_customer
 from billing.gateway import subscriptions as gateway
 from billing.models import (
+    Case,
     Customer,
     PeriodBoundary,
     Plan,
@@ -197,6 +198,37 @@ def test_refusal_by_stripe_leaves_no_row(customer, emulator):
         subscribe(customer=customer, plan=plan())
 
     assert Subscription.objects.count() == 0
+
+
+def test_sweep_opens_a_case_for_what_stripe_refuses_until_it_is_taken(customer, emulator):
+    price = Price.objects.get(plan__slug="tokens-payg")
+    Price.objects.filter(pk=price.pk).update(stripe_price_id="price_of_another_account")
+    row = Subscription.objects.create(customer=customer, plan=plan())
+    now = timezone.now()
+
+    refused = subscriptions.ensure_subscriptions_at_stripe(now=now, limit=10)
+
+    [case] = Case.objects.all()
+    assert refused == SweepResult(finished=0, failed=1)
+    assert (case.reference, case.closed_at) == (
+        f"subscription of {row.customer} to {row.plan}",
+        None,
+    )
+    Price.objects.filter(pk=price.pk).update(stripe_price_id=price.stripe_price_id)
+    taken = subscriptions.ensure_subscriptions_at_stripe(now=now + LATER, limit=10)
+    case.refresh_from_db()
+    assert taken == SweepResult(finished=1, failed=0)
+    assert case.closed_at is not None
+
+
+def test_stripe_away_while_repeating_asks_to_repeat_later(customer, emulator):
+    subscribe(customer=customer, plan=plan())
+    emulator.faults.switch_on("503")
+
+    with pytest.raises(SubscriptionPending):
+        subscribe(customer=customer, plan=plan())
+
+    assert Subscription.objects.get().status == "active"
 
 
 def test_mirror_follows_status_end_and_next_period(customer, emulator):

@@ -13,12 +13,14 @@ from django.utils import timezone
 from billing import subscriptions
 from billing.customers import create_customer
 from billing.enums import CaseKind, WebhookState
+from billing.gateway import notifications
 from billing.gateway.errors import Unavailable
 from billing.models import Case, Invoice, Plan, Subscription, WebhookEvent
 from billing.subscriptions import subscribe
 from billing.webhooks import inbox
 from billing.webhooks.inbox import PassResult, handler_for
 from billing_project.webhook_routes import ROUTES
+from stripe_emulator.core import events
 from tests.factories.billing import make_webhook_event
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
@@ -427,6 +429,23 @@ def test_object_stripe_no_longer_has_is_no_trouble(forwarding):
     make_webhook_event("evt_3", type="invoice.upcoming", object_id="")
 
     assert process() == PassResult(processed=0, ignored=3, failed=0)
+
+
+def test_thin_event_is_fetched_and_its_delivery_is_never_data(emulator):
+    mirrored = events.emit_thin(
+        emulator.world,
+        "v1.billing.meter.error_report_triggered",
+        livemode=False,
+        data={"reason": {"error_count": 3}},
+        related_object={"id": "mtr_1", "type": "billing.meter", "url": "/v1/billing/meters/mtr_1"},
+    )
+
+    fetched = notifications.fetch_thin_event(mirrored["id"])
+
+    assert (fetched.id, fetched.object_id) == (mirrored["id"], "mtr_1")
+    assert fetched.type == "v1.billing.meter.error_report_triggered"
+    assert fetched.data == {"reason": {"error_count": 3}}
+    assert fetched.created_at.tzinfo is not None
 
 
 def test_command_handles_what_is_due(run, forwarding):
