@@ -1,16 +1,21 @@
 """The periodic jobs as one table, and its copy into django-celery-beat's.
 
 Staff pause and move jobs in the admin, so seeding adds what is missing and leaves the rest alone,
-except for what only code may decide: task, queue and expiry.
+except for what only code may decide: task, queue and expiry. An interval nobody moved follows the
+settings: `make demo` shortens them for itself, not for every run after it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.db import transaction
+
+if TYPE_CHECKING:
+    from django_celery_beat.models import IntervalSchedule, PeriodicTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,10 @@ class Job:
     def expire_seconds(self) -> int:
         """A tick nobody took within two intervals is dropped: the next one does its work."""
         return 2 * self.seconds if self.seconds else 3_600
+
+    def described(self, seconds: int) -> str:
+        """Say what the job is for and how often it was seeded to run."""
+        return f"{self.reason} (seeded: every {seconds} s)" if seconds else self.reason
 
 
 JOBS = (
@@ -70,35 +79,55 @@ JOBS = (
 
 
 @transaction.atomic
-def seed() -> None:
-    """Write `JOBS` into django-celery-beat's tables. A repetition changes nothing."""
-    from django_celery_beat.models import (  # noqa: PLC0415 - needs loaded apps
-        CrontabSchedule,
-        IntervalSchedule,
-        PeriodicTask,
-    )
+def seed(jobs: Iterable[Job] = JOBS) -> None:
+    """Write `jobs` into django-celery-beat's tables. A repetition changes nothing."""
+    from django_celery_beat.models import PeriodicTask  # noqa: PLC0415 - needs loaded apps
 
-    for job in JOBS:
+    for job in jobs:
         fixed: dict[str, Any] = {
             "task": job.task,
             "queue": job.queue,
             "expire_seconds": job.expire_seconds,
-            "description": job.reason,
+            "description": job.described(job.seconds),
         }
-        if job.seconds:
-            schedule, _ = IntervalSchedule.objects.get_or_create(
-                every=job.seconds, period=IntervalSchedule.SECONDS
-            )
-            timing: dict[str, Any] = {"interval": schedule, "crontab": None}
-        else:
-            hour, minute = job.utc_time.split(":")
-            crontab, _ = CrontabSchedule.objects.get_or_create(
-                hour=str(int(hour)), minute=str(int(minute)), timezone="UTC"
-            )
-            timing = {"crontab": crontab, "interval": None}
+        timing = _timing(job)
+        known = PeriodicTask.objects.select_related("interval").filter(name=job.task).first()
         PeriodicTask.objects.update_or_create(
-            name=job.task, defaults=fixed, create_defaults=fixed | timing
+            name=job.task,
+            defaults=fixed | timing if known and _is_unmoved(known, job) else fixed,
+            create_defaults=fixed | timing,
         )
+
+
+def _timing(job: Job) -> dict[str, Any]:
+    from django_celery_beat.models import CrontabSchedule  # noqa: PLC0415 - needs loaded apps
+
+    if job.seconds:
+        return {"interval": _every(job.seconds), "crontab": None}
+    hour, minute = job.utc_time.split(":")
+    crontab, _ = CrontabSchedule.objects.get_or_create(
+        hour=str(int(hour)), minute=str(int(minute)), timezone="UTC"
+    )
+    return {"crontab": crontab, "interval": None}
+
+
+def _every(seconds: int) -> IntervalSchedule:
+    from django_celery_beat.models import IntervalSchedule  # noqa: PLC0415 - needs loaded apps
+
+    # Not get_or_create: nothing keeps staff from making the same interval twice.
+    wanted = {"every": seconds, "period": IntervalSchedule.SECONDS}
+    found = IntervalSchedule.objects.filter(**wanted).order_by("pk").first()
+    return found or IntervalSchedule.objects.create(**wanted)
+
+
+def _is_unmoved(row: PeriodicTask, job: Job) -> bool:
+    """Tell whether a job still runs as often as its description says it was seeded to."""
+    interval = row.interval
+    return (
+        interval is not None
+        and interval.period == interval.SECONDS
+        and row.description == job.described(interval.every)
+    )
 
 
 def seed_after_migrate(**_: Any) -> None:
