@@ -154,14 +154,18 @@ def _replay(options: argparse.Namespace, key: str) -> Sent:
 
 def _wait_for_delivery() -> Books:
     deadline = time.monotonic() + DELIVERY_PATIENCE_SECONDS
+    progress = Progress()
     while (books := _read_books()).waiting:
         if time.monotonic() > deadline:
+            progress.end()
             raise DemoFailedError(
                 f"{books.waiting:,} units were still on their way after "
                 f"{DELIVERY_PATIENCE_SECONDS:.0f} s; look at worker.log"
             )
-        print(f"  {books.waiting:,} units on their way", flush=True)
+        progress.show(f"  {books.waiting:,} units on their way")
         time.sleep(POLL_SECONDS)
+    progress.show("  0 units on their way")
+    progress.end()
     return books
 
 
@@ -291,6 +295,29 @@ def _command(*arguments: str) -> list[str]:
 
 
 # -- words
+
+
+class Progress:
+    """One line that is written over on a terminal; elsewhere, a line for each change."""
+
+    def __init__(self) -> None:
+        self._shown = ""
+        self._overwrites = sys.stdout.isatty()
+
+    def show(self, text: str) -> None:
+        """Show where things stand."""
+        if text == self._shown:
+            return
+        if self._overwrites:
+            print(f"\r{text:<{len(self._shown)}}", end="", flush=True)
+        else:
+            print(text, flush=True)
+        self._shown = text
+
+    def end(self) -> None:
+        """Go on below it."""
+        if self._overwrites and self._shown:
+            print(flush=True)
 
 
 def _tell(text: str) -> None:
