@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
 from typing import Any
 
@@ -15,7 +16,14 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
+BROKEN = Reply(
+    500,
+    {"Content-Type": "application/json"},
+    b'{"error":{"type":"api_error","message":"The emulator itself failed; its log says where."}}',
+)
 Background = Callable[[], Coroutine[Any, Any, None]]
+
+log = logging.getLogger(__name__)
 
 BEFORE_CUT_SECONDS = 0.05
 """Time for half an answer to leave before its connection is cut."""
@@ -63,7 +71,12 @@ class Application:
         if self.control.owns(request.path):
             await _answer(send, self.control.handle(request))
             return
-        reply = self.emulator.begin(request)
+        try:
+            reply = self.emulator.begin(request)
+        except Exception:
+            log.exception("the emulator failed at %s %s", request.method, request.path)
+            await _answer(send, BROKEN)
+            return
         try:
             await _travel(scope, send, reply)
         finally:

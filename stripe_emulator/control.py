@@ -113,10 +113,7 @@ class Control:
         return {"now": self.emulator.clock.now(), "frozen": self.emulator.clock.frozen}
 
     def _set_clock(self, query: dict[str, str], body: Any) -> Any:
-        """Take `now` or `advance_seconds`, and `frozen`.
-
-        Or `real` to go back to the machine's clock.
-        """
+        """Take `now` or `advance_seconds`, with `frozen`, or `real` to follow the machine again."""
         clock = self.emulator.clock
         unknown = set(body) - {"now", "advance_seconds", "frozen", "real"}
         if unknown:

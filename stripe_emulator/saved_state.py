@@ -7,9 +7,7 @@ import pickle  # we read only what we wrote, in our own folder
 from pathlib import Path
 
 from stripe_emulator.core.emulator import Emulator
-from stripe_emulator.core.intake import count_again
 from stripe_emulator.core.snapshots import Snapshot
-from stripe_emulator.core.truth import Truth
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +40,7 @@ class SavedState:
                 "from the log, other changes they made are lost",
                 len(missed),
             )
-            for arrival in missed:
-                count_again(self._emulator.world, arrival)
-            self._emulator.truth = Truth.folded(self._emulator.arrivals)
+            self._emulator.count_again(missed)
 
     def save(self) -> None:
         """Write the account beside its logs, if anything came since the last time."""

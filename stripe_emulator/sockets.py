@@ -12,9 +12,8 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 def cut(host: str, port: int) -> bool:
     """Shut the connection whose other end is host:port, without another byte.
 
-    False when there is none.
-    The descriptor is found by its peer's address and shut through a duplicate, so the server's own
-    handle stays valid and simply sees the end of the stream.
+    False when there is none. The descriptor is found by its peer's address and shut through a
+    duplicate, so the server's own handle stays valid and simply sees the end of the stream.
     """
     for entry in _DESCRIPTORS.iterdir():
         try:

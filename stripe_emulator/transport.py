@@ -1,7 +1,6 @@
 """The emulator behind the official SDK without a socket.
 
-Pass `InProcessTransport(emulator)` as `http_client`.
-The only module here that knows the SDK.
+Pass `InProcessTransport(emulator)` as `http_client`. The only module here that knows the SDK.
 """
 
 import threading

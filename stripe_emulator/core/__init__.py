@@ -1,4 +1,4 @@
 """The state of a Stripe account and the rules that move it.
 
-No sockets, files, threads or real clock.
+There are no sockets, files, threads or real clocks here.
 """

@@ -11,7 +11,10 @@ from stripe_emulator.core.params import EXPAND, Array, Choice, Hash, Integer, St
 from stripe_emulator.core.world import World
 
 MAX_PER_PAIR = 25
-"""Alerts that can concern one meter and customer. Source: FACTS section 12."""
+"""Alerts that can concern one meter and customer.
+
+Source: docs.stripe.com, usage-based billing, alerts.
+"""
 
 CREATE = Hash(
     {

@@ -113,9 +113,9 @@ def _position(objects: Sequence[Object], cursor: str, kind: str, param: str) -> 
 
 
 def in_span(asked: Any, moment: int) -> bool:
-    """Tell whether `moment` is what a `created` style filter asks for.
+    """Tell whether `moment` is what a filter like `created` asks for.
 
-    A number, or gt, gte, lt, lte.
+    It asks for a number, or for bounds named gt, gte, lt and lte.
     """
     if asked is None:
         return True

@@ -1,7 +1,7 @@
 """Webhook deliveries.
 
-What is owed to whom, signed at the moment it leaves, repeated after failures.
-The queue can misbehave on request as networks do: see the `webhook_` kinds in `faults`.
+What is owed to whom is signed at the moment it leaves and repeated after failures. The queue can
+misbehave on request as networks do: see the `webhook_` kinds in `faults`.
 """
 
 import heapq
@@ -79,7 +79,7 @@ class Outbox:
 def signed_headers(body: bytes, *, secret: str, at: int, forged: bool) -> dict[str, str]:
     """Return the headers of a delivery.
 
-    The scheme is HMAC-SHA256 over `<t>.<body>` (FACTS section 14).
+    The scheme is HMAC-SHA256 over `<t>.<body>` (docs.stripe.com/webhooks/signature).
     """
     key = "whsec_not_the_secret" if forged else secret
     digest = hmac.new(key.encode(), b"%d.%b" % (at, body), "sha256").hexdigest()

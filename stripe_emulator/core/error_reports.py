@@ -1,6 +1,6 @@
 """Asynchronous refusals.
 
-Gathered for a while, then told in one thin event per meter, with samples only.
+They are gathered for a while, then told in one thin event per meter, with samples only.
 """
 
 from stripe_emulator.core import events
@@ -21,7 +21,7 @@ CODES = {
     "timestamp_too_far_in_past": "timestamp_too_far_in_past",
     "timestamp_in_future": "timestamp_in_future",
 }
-"""From our reasons to the codes of a report (FACTS section 6).
+"""From our reasons to the codes of a report (docs.stripe.com, recording usage).
 
 A duplicate is dropped without a word (inferred).
 """

@@ -1,7 +1,4 @@
-"""What a request is told when a fault rule strikes it, before, at the start of.
-
-Or after its work.
-"""
+"""What a request is told when a fault rule strikes it: before, at the start or at the end of it."""
 
 from stripe_emulator.core.errors import ApiError
 from stripe_emulator.core.faults import FaultRule

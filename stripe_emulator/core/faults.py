@@ -1,6 +1,6 @@
 """What goes wrong on purpose.
 
-Rules that strike matching requests or deliveries, seeded so that they repeat.
+Rules strike matching requests or deliveries; they are seeded, so that a run can be had again.
 """
 
 import random

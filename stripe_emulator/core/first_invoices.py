@@ -19,8 +19,8 @@ def begin(call: Call, subscription: Object, customer: Object, prices: list[Objec
     """Store the subscription and give it its first status, invoice and setup intent.
 
     Metered-only and flexible: active, no invoice, and a setup intent when no card is known.
-    Licensed prices: an invoice now, so what follows depends on `payment_behavior` (FACTS section
-    10).
+    Licensed prices: an invoice now, so what follows depends on `payment_behavior`
+    (docs.stripe.com/billing/subscriptions/overview).
     """
     world = call.world
     behavior = call.given("payment_behavior", "allow_incomplete")
@@ -62,8 +62,8 @@ def begin(call: Call, subscription: Object, customer: Object, prices: list[Objec
 def _lines(world: World, subscription: Object, proration: str | None) -> list[Object]:
     """Return lines for the licensed items' first period.
 
-    Which is prorated when an anchor cuts it short.
-    Classic invoices show metered items at zero as well.
+    A period that an anchor cuts short is prorated. Classic invoices show metered items at zero as
+    well.
     """
     lines = []
     for item in subscription["items"]["data"]:
@@ -105,7 +105,7 @@ def _share(subscription: Object, item: Object, price: Object) -> Decimal:
 def _setup_intent(world: World, subscription: Object) -> Object:
     """Return the setup intent a page collects a card with.
 
-    Made whenever none is known (inferred).
+    It is made whenever no card is known (inferred).
     """
     intent_id = world.ids.new("seti")
     return world.setup_intents.add(

@@ -32,7 +32,7 @@ class InFlight:
     ) -> int:
         """Return a ticket for a meter event call.
 
-        Noticing a second one for the same customer and meter.
+        A second one for the same customer and meter is a violation, and perhaps refused.
         """
         event_name = params["event_name"]
         meter = world.meter_names.get((event_name, livemode))

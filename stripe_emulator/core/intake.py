@@ -201,7 +201,7 @@ def _count(world: World, meter_id: str, customer: str, entry: Entry) -> None:
 def identifier_key(identifier: str, *, livemode: bool) -> str:
     """Return where an identifier is remembered.
 
-    Per account and mode, over all meters (the strict reading).
+    That is per account and mode, over all meters (the strict reading).
     """
     return f"{'live' if livemode else 'test'}:{identifier}"
 

@@ -146,7 +146,7 @@ def make(
 def finalize(world: World, invoice: Object) -> None:
     """Open a draft: it gets its number and a secret to confirm its payment with.
 
-    Nothing due is paid at once.
+    An invoice over nothing is paid at once.
     """
     if invoice["status"] != "draft":
         return

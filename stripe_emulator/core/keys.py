@@ -21,7 +21,7 @@ class Caller:
 def token_of(request: Request) -> str:
     """Return the bearer token, or the user name of basic authentication.
 
-    Empty when there is none.
+    It is empty when there is neither.
     """
     scheme, _, value = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":

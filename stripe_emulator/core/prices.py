@@ -193,7 +193,7 @@ def _recurring(call: Call) -> Object | None:
     meter_id = asked.get("meter")
     if usage_type == "metered":
         if meter_id is None:
-            # Since 2025-03-31.basil. Source: FACTS sections 1 and 9.
+            # Since 2025-03-31.basil. Source: docs.stripe.com/changelog/basil.
             raise invalid("You must specify a meter for a metered price.", param="recurring[meter]")
         meter = call.world.meters.get(
             meter_id, livemode=call.livemode, param="recurring[meter]", status=400

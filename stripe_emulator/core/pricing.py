@@ -8,10 +8,10 @@ from stripe_emulator.core.collection import Object
 
 
 def billed_quantity(price: Object, quantity: Decimal) -> Decimal:
-    """Return `quantity` after the price's transformation, which is applied once.
+    """Return a period's total after the price's transformation, which is applied once.
 
-    To the period's total.
-    A negative total is billed as zero. Source: FACTS sections 4 and 9.
+    A negative total is billed as zero. Source: docs.stripe.com, usage-based billing, on managing
+    the billing setup and on recording usage.
     """
     quantity = max(quantity, Decimal(0))
     transform = price["transform_quantity"]

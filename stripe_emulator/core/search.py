@@ -1,6 +1,6 @@
 """Stripe's search calls over customers, products and prices.
 
-Its small query language, and pages by token.
+Here are its small query language and its pages by token.
 """
 
 import re

@@ -18,7 +18,7 @@ class Settings:
     identifier_window_seconds: int = DAY_SECONDS
     """How long a meter event identifier is remembered.
 
-    Stripe promises at least this, we give exactly it.
+    Stripe promises at least this; we give exactly it.
     """
 
     idempotency_window_seconds: int = DAY_SECONDS

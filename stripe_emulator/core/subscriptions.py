@@ -175,7 +175,7 @@ def plan(world: World, subscription: Object) -> None:
 def fall_due(world: World, subscription_id: str, at: int) -> None:
     """Do what time asks of a subscription at `at`.
 
-    Cancel, expire, end a trial, begin new periods.
+    That is to cancel, to expire, to end a trial, or to begin new periods.
     """
     subscription = world.subscriptions.find(subscription_id)
     if subscription is None or subscription["status"] in _ENDED:

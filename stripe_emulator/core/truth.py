@@ -37,7 +37,7 @@ class Tally:
 class Truth:
     """Accepted usage per event name, per customer, and per cell.
 
-    Customer, event name, UTC hour.
+    A cell is a customer, an event name and a UTC hour.
     """
 
     def __init__(self) -> None:

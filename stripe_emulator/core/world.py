@@ -75,7 +75,7 @@ class World:
     def second(self) -> int:
         """Return the second things happen in.
 
-        While due work is caught up, the one it was due in.
+        While due work is caught up, that is the second it was due in.
         """
         return self.clock.second() if self.moment is None else self.moment
 

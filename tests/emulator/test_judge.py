@@ -307,3 +307,16 @@ def test_first_payment_can_be_waited_for_longer(shop, base_price):
     shop.emulator.clock.advance(47 * HOUR)
 
     assert shop.client.v1.subscriptions.retrieve(made.id).status == "incomplete"
+
+
+def test_a_mistake_of_the_emulators_own_is_loud_and_leaves_nothing_in_flight(shop, monkeypatch):
+    def broken(*_, **__):
+        raise LookupError("a mistake")
+
+    monkeypatch.setattr("stripe_emulator.core.intake.ruling", broken)
+    with pytest.raises(LookupError, match="a mistake"):
+        shop.send("one", options={"idempotency_key": "k"})
+    monkeypatch.undo()
+
+    assert shop.send("one", options={"idempotency_key": "k"}).identifier == "one"
+    assert dict(shop.emulator.world.violations.counts) == {}

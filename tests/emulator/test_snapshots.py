@@ -33,8 +33,8 @@ def on_disk(folder) -> Emulator:
 
 def close(emulator):
     emulator.arrivals.close()
-    emulator._identifiers.close()
-    emulator._idempotency.records.close()
+    emulator._parts.identifiers.close()
+    emulator._parts.idempotency.records.close()
 
 
 def stocked(emulator) -> Shop:
