@@ -10,7 +10,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from billing import wakeups
-from usage import delivery, flush
+from usage import delivery, flush, holding
 from usage.clock import database_clock
 
 log = structlog.get_logger(__name__)
@@ -34,7 +34,8 @@ def flush_due() -> None:
             submissions=result.submission_count,
             held=result.held_count,
         )
-    released = flush.release_held(now=timezone.now())
+    released = holding.release(now=timezone.now())
+    holding.report()
     if released:
         log.info("usage.flush.held_released", rows=released)
     wakeups.after_commit("usage.deliver_due")

@@ -24,7 +24,7 @@ from tests.factories.usage import (
 )
 from tests.reconciliation.conftest import customer_at_stripe, meter_at_stripe
 from tests.usage.conftest import report
-from usage import delivery, flush
+from usage import delivery, flush, holding
 from usage.lifecycle import State
 from usage.models import FlushRun, SubmissionState
 from usage.queries import Books, books
@@ -106,7 +106,7 @@ def test_usage_of_an_unknown_customer_is_held_until_it_is_known(store, meters, a
     assert figures(books(customer="who"))["input_tokens"] == {"recorded": 10, "held": 10}
 
     Customer.objects.create(external_id="who", stripe_customer_id="cus_who")
-    flush.release_held(now=now)
+    holding.release(now=now)
 
     assert figures(books())["input_tokens"] == {"recorded": 11, "ready": 11}
     assert figures(books(customer="who"))["input_tokens"] == {"recorded": 10, "ready": 10}
@@ -338,7 +338,7 @@ class Flow:
 
 def flush_all(_: int) -> None:
     flush.flush_batches(now=timezone.now(), event_limit=20)
-    flush.release_held(now=timezone.now(), limit=3)
+    holding.release(now=timezone.now(), limit=3)
 
 
 def send_and_settle(_: int) -> None:

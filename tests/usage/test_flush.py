@@ -8,9 +8,9 @@ from decimal import Decimal
 
 import pytest
 
-from billing.models import Customer, Meter, MeterVersion, PeriodBoundary
+from billing.models import Case, Customer, Meter, MeterVersion, PeriodBoundary
 from tests.usage.conftest import make_meter, report
-from usage import flush
+from usage import flush, holding
 from usage.enums import HeldReason
 from usage.models import FlushRun, HeldUsage, IngestBatch, Submission, SubmissionState
 from usage.quantities import MAX_VALUE
@@ -228,7 +228,7 @@ def test_usage_is_held_until_stripe_knows_both(store, acme, meters, now, missing
     flush.flush_batches(now=now)
 
     assert HeldUsage.objects.get(meter=meters.input).reason == reason
-    assert flush.release_held(now=now) == 0
+    assert holding.release(now=now) == 0
 
 
 def test_held_usage_is_released_by_folding_it_again(store, meters, now):
@@ -239,7 +239,7 @@ def test_held_usage_is_released_by_folding_it_again(store, meters, now):
     late = Customer.objects.create(external_id="late", stripe_customer_id="cus_late")
     PeriodBoundary.objects.create(customer=late, at=now.replace(minute=10))
 
-    released = [flush.release_held(now=now + timedelta(hours=2)) for _ in range(2)]
+    released = [holding.release(now=now + timedelta(hours=2)) for _ in range(2)]
 
     assert released == [4, 0]
     made = Submission.objects.filter(meter=meters.input).order_by("pk")
@@ -259,11 +259,11 @@ def test_a_released_row_cannot_be_released_into_the_same_cell_twice(store, meter
     store(report("a", at=now, subject="late", input_tokens=7))
     flush.flush_batches(now=now)
     Customer.objects.create(external_id="late", stripe_customer_id="cus_late")
-    flush.release_held(now=now)
+    holding.release(now=now)
     HeldUsage.objects.update(released_at=None)
 
     with pytest.raises(Exception, match="usage_submission_once_per_run_and_cell"):
-        flush.release_held(now=now)
+        holding.release(now=now)
 
 
 def test_a_sum_of_nothing_is_neither_sent_nor_held(store, acme, meters, now):
@@ -275,3 +275,23 @@ def test_a_sum_of_nothing_is_neither_sent_nor_held(store, acme, meters, now):
     assert SubmissionState.objects.count() == 1
     assert [held.meter.slug for held in HeldUsage.objects.all()] == ["llm_calls"]
     assert IngestBatch.objects.get().run is not None
+
+
+def test_held_usage_has_one_case_a_reason_until_none_is_left(store, meters, now):
+    store(report("a", at=now, subject="late"), report("b", at=now, subject="later"))
+    flush.flush_batches(now=now)
+    for _ in range(2):
+        holding.report()
+
+    case = Case.objects.get()
+    assert (case.kind, case.reference, case.closed_at) == ("held", "unknown_customer", None)
+    assert "usage of 2 customers" in case.reason
+    assert "'late'" in case.reason
+    assert case.deadline_at == now + timedelta(hours=72)
+
+    for name in ("late", "later"):
+        Customer.objects.create(external_id=name, stripe_customer_id=f"cus_{name}")
+    holding.release(now=now)
+    holding.report()
+    case.refresh_from_db()
+    assert case.closed_at is not None

@@ -5,7 +5,7 @@ from typing import Any
 from django.core.management.base import BaseCommand
 from django.utils import timezone
 
-from usage import flush
+from usage import flush, holding
 
 
 class Command(BaseCommand):
@@ -17,5 +17,6 @@ class Command(BaseCommand):
                 f"flushed {result.event_count:,} events of {result.batch_count:,} batches into"
                 f" {result.submission_count:,} submissions, {result.held_count:,} held"
             )
-        released = flush.release_held(now=timezone.now())
+        released = holding.release(now=timezone.now())
+        holding.report()
         self.stdout.write(f"nothing left to flush; {released:,} held rows released")

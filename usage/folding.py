@@ -1,0 +1,114 @@
+"""Folding: the events of batches aggregated by cell, in one statement.
+
+A cell is customer x meter x UTC hour, cut again at each billing-period boundary inside the hour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from django.db import connection
+
+from usage.enums import HeldReason
+
+BOUNDARY_DAYS = 36
+"""Usage older than Stripe takes cannot be cut, so older boundaries need not be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoldedCell:
+    """The events of one run, subject, meter and segment, folded. `quantity` is exact."""
+
+    subject: str
+    customer_id: int | None
+    stripe_customer_id: str | None
+    meter_id: int
+    event_name: str
+    meter_is_at_stripe: bool
+    window_start: datetime
+    segment_start: datetime
+    event_count: int
+    quantity: Decimal
+    latest: datetime
+
+    @property
+    def held_reason(self) -> HeldReason | None:
+        """Why it cannot be sent, or None when it can."""
+        if self.customer_id is None:
+            return HeldReason.UNKNOWN_CUSTOMER
+        if self.stripe_customer_id is None:
+            return HeldReason.CUSTOMER_NOT_AT_STRIPE
+        if not self.meter_is_at_stripe:
+            return HeldReason.METER_NOT_AT_STRIPE
+        return None
+
+
+FOLD = """
+WITH cuts AS (
+    -- Billing-period boundaries inside an hour, by customer and hour: few, so one hash join.
+    SELECT customer_id, date_trunc('hour', at, 'UTC') AS hour, array_agg(at) AS instants
+    FROM billing_periodboundary
+    WHERE at >= %(oldest)s AND at <> date_trunc('hour', at, 'UTC')
+    GROUP BY 1, 2
+), located AS (
+    SELECT event.type, event.subject, event.occurred_at, event.data,
+           customer.id AS customer_id, customer.stripe_customer_id,
+           date_trunc('hour', event.occurred_at, 'UTC') AS window_start
+    FROM usage_usageevent event
+    LEFT JOIN billing_customer customer ON customer.external_id = event.subject
+    WHERE event.batch_id = ANY(%(batches)s)
+      AND (%(subjects)s::text[] IS NULL OR event.subject = ANY(%(subjects)s::text[]))
+), segmented AS (
+    SELECT located.*,
+           CASE WHEN cuts.instants IS NULL THEN window_start ELSE greatest(
+               window_start,
+               (SELECT max(cut) FROM unnest(cuts.instants) cut WHERE cut <= occurred_at)
+           ) END AS segment_start
+    FROM located
+    LEFT JOIN cuts ON cuts.customer_id = located.customer_id AND cuts.hour = window_start
+)
+SELECT segmented.subject, segmented.customer_id, segmented.stripe_customer_id,
+       meter.id, meter.event_name, meter.stripe_meter_id IS NOT NULL,
+       window_start, segment_start, count(*),
+       sum(CASE meter.aggregation
+           WHEN 'count' THEN 1
+           ELSE coalesce((data ->> version.value_property)::numeric, 0) * 10::numeric ^ meter.scale
+       END)::numeric(40, 0),
+       max(occurred_at)
+FROM segmented
+JOIN billing_meterversion version
+  ON version.id = ANY(%(versions)s) AND version.event_type = segmented.type
+ AND occurred_at >= version.effective_from
+ AND (version.effective_until IS NULL OR occurred_at < version.effective_until)
+JOIN billing_meter meter ON meter.id = version.meter_id
+GROUP BY 1, 2, 3, 4, 5, 6, 7, 8
+-- A total of 0 adds nothing to a bill: there is nothing to send and nothing to hold.
+HAVING sum(CASE meter.aggregation
+           WHEN 'count' THEN 1 ELSE coalesce((data ->> version.value_property)::numeric, 0)
+       END) <> 0
+ORDER BY 1, 4, 8
+"""
+
+
+def fold(
+    *,
+    batch_ids: Sequence[int],
+    versions: Sequence[int],
+    now: datetime,
+    subjects: Sequence[str] | None = None,
+) -> list[FoldedCell]:
+    """Aggregate the batches' events by cell, with the meter versions given."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            FOLD,
+            {
+                "batches": list(batch_ids),
+                "versions": list(versions),
+                "subjects": None if subjects is None else list(subjects),
+                "oldest": now - timedelta(days=BOUNDARY_DAYS),
+            },
+        )
+        return [FoldedCell(*row) for row in cursor.fetchall()]
