@@ -2,10 +2,11 @@
 
 import os
 import socket
+import stat
 import struct
 from pathlib import Path
 
-_DESCRIPTORS = Path("/proc/self/fd")
+_DESCRIPTORS = Path("/dev/fd")
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -17,7 +18,7 @@ def cut(host: str, port: int) -> bool:
     """
     for entry in _DESCRIPTORS.iterdir():
         try:
-            if not str(entry.readlink()).startswith("socket:"):
+            if not stat.S_ISSOCK(os.fstat(int(entry.name)).st_mode):
                 continue
             with socket.socket(fileno=os.dup(int(entry.name))) as connection:
                 if connection.family not in {socket.AF_INET, socket.AF_INET6}:

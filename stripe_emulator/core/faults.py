@@ -27,6 +27,7 @@ KINDS = {
     "reset_mid_body": "processed, then the connection resets after half of the answer",
     "session_expired": "a stream request is told that its session is over",
     "reject_in_stream": "single events of stream requests are refused after the 200, with a report",
+    "settle_late": "a single accepted event counts `delay_seconds` later than the setting says",
     "webhook_duplicate": "a delivery is made twice",
     "webhook_shuffle": "deliveries due together leave in another order",
     "webhook_late": "a delivery waits `delay_seconds` more",
@@ -35,6 +36,7 @@ KINDS = {
     "webhook_replay": "a copy with a signature `delay_seconds` old (an hour if 0) is sent as well",
 }
 """Every kind of fault and what it does, as the control API lists them."""
+_OF_EVENTS = {"reject_in_stream", "settle_late"}
 
 
 class FaultRule(msgspec.Struct, kw_only=True):
@@ -97,7 +99,8 @@ class Faults:
         return self._first(
             lambda rule: (
                 not rule.kind.startswith("webhook_")
-                and rule.kind != "reject_in_stream"
+                and rule.kind not in _OF_EVENTS
+                and (rule.kind != "session_expired" or path.endswith("/meter_event_stream"))
                 and rule.method in {"*", method}
                 and fnmatchcase(path, rule.path)
             )

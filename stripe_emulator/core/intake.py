@@ -8,6 +8,7 @@ from decimal import Decimal
 from stripe_emulator.core import alerts
 from stripe_emulator.core.arrivals import Arrival, EventVerdict
 from stripe_emulator.core.collection import Object
+from stripe_emulator.core.faults import Faults
 from stripe_emulator.core.records import IdentifierRecord
 from stripe_emulator.core.usage_books import AdditiveBook, Entry, OrderedBook
 from stripe_emulator.core.usage_rules import Refused, Usable, customer_of, fingerprint, ruling
@@ -38,7 +39,7 @@ class Offered:
         )
 
 
-def take(world: World, offered: Offered) -> tuple[Usable, EventVerdict]:
+def take(world: World, offered: Offered, faults: Faults) -> tuple[Usable, EventVerdict]:
     """Accept one event, or raise Refused with the verdict in its `verdict`.
 
     A known identifier is refused as a duplicate until its window is over; after that it acts anew,
@@ -72,7 +73,8 @@ def take(world: World, offered: Offered) -> tuple[Usable, EventVerdict]:
     verdict.timestamp = usable.timestamp
     verdict.customer = usable.customer
     verdict.value = str(usable.value)
-    _accept(world, offered, usable, print_)
+    late = faults.strikes("settle_late")
+    _accept(world, offered, usable, print_, late_seconds=late.delay_seconds if late else 0.0)
     return usable, verdict
 
 
@@ -103,7 +105,8 @@ def cancel(world: World, record: IdentifierRecord) -> None:
     if any(waiting[4].sequence == entry.sequence for waiting in world.settling):
         world.cancelled_unsettled.add(entry.sequence)
         return
-    _settle(world, record.meter, record.customer, entry, -1)
+    lag = world.settings.settle_lag_seconds
+    _settle(world, record.meter, record.customer, entry, -1, lag)
 
 
 def count_again(world: World, arrival: Arrival) -> None:
@@ -162,7 +165,9 @@ def _check_identifier(world: World, offered: Offered, print_: str) -> None:
     )
 
 
-def _accept(world: World, offered: Offered, usable: Usable, print_: str) -> None:
+def _accept(
+    world: World, offered: Offered, usable: Usable, print_: str, *, late_seconds: float
+) -> None:
     now = world.clock.now()
     entry = Entry(usable.timestamp, world.count("usage"), usable.value)
     world.identifiers.put(
@@ -177,12 +182,14 @@ def _accept(world: World, offered: Offered, usable: Usable, print_: str) -> None
             sequence=entry.sequence,
         ),
     )
-    _settle(world, usable.meter["id"], usable.customer, entry, 1)
+    lag = world.settings.settle_lag_seconds + late_seconds
+    _settle(world, usable.meter["id"], usable.customer, entry, 1, lag)
 
 
-def _settle(world: World, meter_id: str, customer: str, entry: Entry, sign: int) -> None:
+def _settle(  # noqa: PLR0913, PLR0917  an entry, its book, its sign and its lag
+    world: World, meter_id: str, customer: str, entry: Entry, sign: int, lag: float
+) -> None:
     """Count or uncount an entry, now or when the lag is over."""
-    lag = world.settings.settle_lag_seconds
     if lag > 0:
         due_at = world.clock.now() + lag
         order = world.count("settling")

@@ -33,7 +33,7 @@ def create(call: Call) -> Answer:
         livemode=call.livemode,
     )
     try:
-        usable, verdict = take(world, offered)
+        usable, verdict = take(world, offered, call.faults)
     except Judged as judged:
         call.events.append(judged.verdict)
         if judged.refusal.reason not in _LATE or world.settings.unknown_usage == "refuse":

@@ -56,7 +56,7 @@ def create(call: Call) -> Answer:
     world = call.world
     offered = _offered(call, call.params)
     try:
-        usable, verdict = take(world, offered)
+        usable, verdict = take(world, offered, call.faults)
     except Judged as judged:
         call.events.append(judged.verdict)
         code = _CODES.get(judged.refusal.reason)
@@ -91,7 +91,7 @@ def stream(call: Call) -> Answer:
             call.events.append(offered.verdict("refused:on_request"))
             continue
         try:
-            _, verdict = take(call.world, offered)
+            _, verdict = take(call.world, offered, call.faults)
         except Judged as judged:
             error_reports.gather(call.world, offered, judged.refusal)
             verdict = judged.verdict

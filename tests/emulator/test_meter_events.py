@@ -291,3 +291,25 @@ def test_settings_refuse_what_they_do_not_know():
             settings.change(**wrong)
 
     assert settings == Settings()
+
+
+def test_single_events_can_count_later_than_others(shop):
+    shop.emulator.faults.switch_on("settle_late", skip=1, count=1, delay_seconds=60)
+    for name in ("one", "two", "three"):
+        shop.send(name)
+
+    before = shop.total()
+    shop.emulator.clock.advance(60)
+
+    assert (before, shop.total()) == (2, 3)
+
+
+def test_late_event_can_be_cancelled_before_it_counts(shop):
+    shop.emulator.faults.switch_on("settle_late", count=1, delay_seconds=60)
+    shop.send("one")
+    shop.client.v1.billing.meter_event_adjustments.create(
+        {"event_name": "tokens", "type": "cancel", "cancel": {"identifier": "one"}}
+    )
+    shop.emulator.clock.advance(60)
+
+    assert shop.total() == 0

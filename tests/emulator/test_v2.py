@@ -150,7 +150,8 @@ def test_expired_session_says_so(shop, stream, emulator, after, open_):
 
 
 def test_session_expires_early_on_request(shop, stream, emulator):
-    emulator.faults.switch_on("session_expired", path="/v2/billing/meter_event_stream", count=1)
+    emulator.faults.switch_on("session_expired", count=1)
+    shop.client.v1.customers.list()
 
     with pytest.raises(stripe.TemporarySessionExpiredError):
         stream(event(shop, "one"))
