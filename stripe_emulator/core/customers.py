@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from stripe_emulator.core import events, subscriptions
+from stripe_emulator.core import events, subscription_life
 from stripe_emulator.core.call import Answer, Call
 from stripe_emulator.core.collection import Object, in_span
 from stripe_emulator.core.errors import invalid
@@ -156,9 +156,9 @@ def remove(call: Call, customer: Object) -> None:
     for subscription in list(call.world.subscriptions):
         if (
             subscription["customer"] == customer["id"]
-            and subscription["status"] in subscriptions.LIVE
+            and subscription["status"] in subscription_life.LIVE
         ):
-            subscriptions.end(call.world, subscription)
+            subscription_life.end(call.world, subscription)
     events.emit(call.world, "customer.deleted", customer)
     call.world.customers.add(
         {

@@ -1,6 +1,6 @@
 """Catching up with time: what fell due is done in order, each at its own moment."""
 
-from stripe_emulator.core import error_reports, invoices, subscriptions, test_clocks
+from stripe_emulator.core import error_reports, invoices, subscription_life, test_clocks
 from stripe_emulator.core.agenda import Agenda
 from stripe_emulator.core.collection import Object
 from stripe_emulator.core.intake import settle_due
@@ -23,9 +23,9 @@ def catch_up(world: World) -> None:
 
 
 def _act(world: World, agenda: Agenda, kind: str, subject: str, due_at: float) -> None:
-    if kind == subscriptions.AGENDA_KIND:
+    if kind == subscription_life.AGENDA_KIND:
         if _lives_here(world, agenda, world.subscriptions.find(subject)):
-            subscriptions.fall_due(world, subject, int(due_at))
+            subscription_life.fall_due(world, subject, int(due_at))
     elif kind == invoices.AGENDA_KIND:
         invoice = world.invoices.find(subject)
         if invoice is not None and _lives_here(world, agenda, invoice):

@@ -9,6 +9,7 @@ from stripe_emulator.core import events, invoices
 from stripe_emulator.core.call import Call
 from stripe_emulator.core.collection import Object
 from stripe_emulator.core.errors import ApiError
+from stripe_emulator.core.invoice_shape import line
 from stripe_emulator.core.periods import period_at
 from stripe_emulator.core.pricing import amount
 from stripe_emulator.core.subscription_items import is_metered
@@ -33,7 +34,7 @@ def begin(call: Call, subscription: Object, customer: Object, prices: list[Objec
         or customer["invoice_settings"]["default_payment_method"]
     )
     lines = [] if trial else _lines(world, subscription, call.given("proration_behavior"))
-    due = sum(line["amount"] for line in lines)
+    due = sum(each["amount"] for each in lines)
     if due and automatic and not card and behavior in {"allow_incomplete", "error_if_incomplete"}:
         raise ApiError(
             400,
@@ -70,7 +71,7 @@ def _lines(world: World, subscription: Object, proration: str | None) -> list[Ob
         price = world.prices.find(item["price"])
         if price is None or is_metered(price):
             if price is not None and subscription["billing_mode"]["type"] == "classic":
-                lines.append(invoices.line(world, subscription, item, price, amount=0, quantity=0))
+                lines.append(line(world, subscription, item, price, amount=0, quantity=0))
             continue
         full = amount(price, Decimal(item["quantity"]))
         share = _share(subscription, item, price)
@@ -78,7 +79,7 @@ def _lines(world: World, subscription: Object, proration: str | None) -> list[Ob
             continue
         charged = int((full * share).quantize(Decimal(1))) if share < 1 else full
         lines.append(
-            invoices.line(
+            line(
                 world,
                 subscription,
                 item,

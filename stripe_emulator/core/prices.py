@@ -1,6 +1,5 @@
 """Prices: per unit, decimal, package and tiered. Amount, interval and meter never change."""
 
-from decimal import Decimal
 from typing import Any
 
 from stripe_emulator.core import events, products
@@ -24,7 +23,7 @@ from stripe_emulator.core.params import (
     anything,
     listing,
 )
-from stripe_emulator.core.pricing import decimal_text
+from stripe_emulator.core.price_amounts import amounts_of
 
 _TIER = Hash(
     {
@@ -115,7 +114,7 @@ def create(call: Call) -> Answer:
     if "product" in call.params:
         world.products.get(given("product"), livemode=call.livemode, param="product", status=400)
     recurring = _recurring(call)
-    amounts = _amounts(call.params)
+    amounts = amounts_of(call.params)
     lookup_key = _claim_lookup_key(call, None)
     product_id = given("product") or products.make(call, given("product_data"))["id"]
     price: Object = {
@@ -211,71 +210,6 @@ def _recurring(call: Call) -> Object | None:
         "trial_period_days": asked.get("trial_period_days"),
         "usage_type": usage_type,
     }
-
-
-def _amounts(params: Object) -> Object:
-    if params.get("billing_scheme") == "tiered":
-        for name in ("unit_amount", "unit_amount_decimal", "transform_quantity"):
-            if name in params:
-                raise invalid(f"`{name}` cannot be used with tiered prices.", param=name)
-        if not params.get("tiers") or "tiers_mode" not in params:
-            raise invalid("Tiered prices need `tiers` and `tiers_mode`.", param="tiers")
-        return {"unit_amount": None, "unit_amount_decimal": None, "_tiers": _tiers(params["tiers"])}
-    for name in ("tiers", "tiers_mode"):
-        if name in params:
-            raise invalid("`tiers` need `billing_scheme=tiered`.", param=name)
-    unit = _decimal_of(params, "unit_amount", "unit_amount_decimal", prefix="")
-    if unit is None and "custom_unit_amount" not in params:
-        raise invalid(
-            "You must specify one of `unit_amount` or `unit_amount_decimal`.", param="unit_amount"
-        )
-    if unit is not None and unit < 0:
-        raise invalid("Amounts must not be negative.", param="unit_amount_decimal")
-    return {"unit_amount": _whole(unit), "unit_amount_decimal": decimal_text(unit), "_tiers": None}
-
-
-def _tiers(asked: list[Object]) -> list[Object]:
-    tiers = []
-    below = 0
-    for index, tier in enumerate(asked):
-        last = index == len(asked) - 1
-        if (tier["up_to"] == "inf") != last:
-            raise invalid(
-                "The last tier, and only that one, must have `up_to=inf`.",
-                param=f"tiers[{index}][up_to]",
-            )
-        if not last:
-            if tier["up_to"] <= below:
-                raise invalid("Tiers must be in ascending order.", param=f"tiers[{index}][up_to]")
-            below = tier["up_to"]
-        unit = _decimal_of(tier, "unit_amount", "unit_amount_decimal", prefix=f"tiers[{index}]")
-        flat = _decimal_of(tier, "flat_amount", "flat_amount_decimal", prefix=f"tiers[{index}]")
-        if unit is None and flat is None:
-            raise invalid("A tier needs a unit amount or a flat amount.", param=f"tiers[{index}]")
-        tiers.append(
-            {
-                "flat_amount": _whole(flat),
-                "flat_amount_decimal": decimal_text(flat),
-                "unit_amount": _whole(unit),
-                "unit_amount_decimal": decimal_text(unit),
-                "up_to": None if last else tier["up_to"],
-            }
-        )
-    return tiers
-
-
-def _decimal_of(params: Object, whole: str, decimal: str, *, prefix: str) -> Decimal | None:
-    if whole in params and decimal in params:
-        param = f"{prefix}[{decimal}]" if prefix else decimal
-        raise invalid(f"You may specify only one of `{whole}` and `{decimal}`.", param=param)
-    if whole in params:
-        return Decimal(params[whole])
-    given: Decimal | None = params.get(decimal)
-    return given
-
-
-def _whole(value: Decimal | None) -> int | None:
-    return int(value) if value is not None and value == value.to_integral_value() else None
 
 
 def _claim_lookup_key(call: Call, price: Object | None) -> str | None:

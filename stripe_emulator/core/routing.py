@@ -18,6 +18,7 @@ from stripe_emulator.core import (
     products,
     search,
     sessions,
+    subscription_changes,
     subscription_params,
     subscriptions,
     summaries,
@@ -84,8 +85,12 @@ ROUTES: Sequence[Route] = (
     Route("POST", "/v1/subscriptions", subscriptions.create, subscription_params.CREATE),
     Route("GET", "/v1/subscriptions", subscriptions.list_all, subscription_params.LIST),
     Route("GET", "/v1/subscriptions/{id}", subscriptions.retrieve, ONLY_EXPAND),
-    Route("POST", "/v1/subscriptions/{id}", subscriptions.update, subscription_params.UPDATE),
-    Route("DELETE", "/v1/subscriptions/{id}", subscriptions.cancel, subscription_params.CANCEL),
+    Route(
+        "POST", "/v1/subscriptions/{id}", subscription_changes.update, subscription_params.UPDATE
+    ),
+    Route(
+        "DELETE", "/v1/subscriptions/{id}", subscription_changes.cancel, subscription_params.CANCEL
+    ),
     Route("GET", "/v1/invoices", invoices.list_all, invoices.LIST),
     Route("GET", "/v1/invoices/{id}", invoices.retrieve, ONLY_EXPAND),
     Route("POST", "/v1/invoices/{id}/pay", invoices.pay, invoices.PAY),

@@ -1,6 +1,6 @@
 """Test clocks: a time line of its own for a few customers, moved by hand."""
 
-from stripe_emulator.core import customers, events, subscriptions
+from stripe_emulator.core import customers, events, subscription_life
 from stripe_emulator.core.agenda import Agenda
 from stripe_emulator.core.call import Answer, Call
 from stripe_emulator.core.collection import Object
@@ -116,7 +116,7 @@ def _attach(world: World, customer: Object, clock: Object) -> None:
     for subscription in world.subscriptions:
         if subscription["customer"] == customer["id"]:
             subscription["test_clock"] = clock["id"]
-            subscriptions.plan(world, subscription)
+            subscription_life.plan(world, subscription)
 
 
 def _furthest(world: World, clock: Object) -> int:
@@ -125,7 +125,7 @@ def _furthest(world: World, clock: Object) -> int:
     for subscription in world.subscriptions:
         if (
             subscription["test_clock"] == clock["id"]
-            and subscription["status"] in subscriptions.LIVE
+            and subscription["status"] in subscription_life.LIVE
         ):
             for item in subscription["items"]["data"]:
                 recurring = price_of(world, item)["recurring"]
