@@ -242,6 +242,8 @@ def test_extension_attributes_are_allowed(post):
         (b'{"id": "a"} trailing', ONE, 400),
         (b"[]", ONE, 400),
         (b"{}", BATCH, 400),
+        (b"[" * 20_000 + b"]" * 20_000, BATCH, 400),
+        (b'{"id":' + b"[" * 20_000 + b"]" * 20_000 + b"}", ONE, 400),
         (b"id=1", "application/x-www-form-urlencoded", 415),
         (b"{}", "text/plain", 415),
         (b"[" + b" " * 1024 * 1024 + b"]", BATCH, 413),
@@ -265,6 +267,20 @@ def test_an_encoded_body_is_refused_and_not_misread(post):
     answer = post(b"\x1f\x8b", ONE, **{"Content-Encoding": "gzip"})
 
     assert answer.status_code == 415
+
+
+@pytest.mark.parametrize("length", ["some", "1e3", "9" * 5000])
+def test_a_length_that_is_no_number_is_refused(client, key, length):
+    answer = client.post(
+        "/api/v1/events",
+        data=b"{}",
+        content_type=ONE,
+        headers={"Authorization": f"Bearer {key}"},
+        CONTENT_LENGTH=length,
+    )
+
+    assert answer.status_code == 400
+    assert "Content-Length" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("authorization", ["Bearer nonsense", "Basic !", "mk_x", " "])

@@ -7,7 +7,7 @@ knows nothing of PostgreSQL. Whether "last" was meant is not ours to guess when 
 from __future__ import annotations
 
 import json
-from decimal import Decimal
+from decimal import Decimal, DecimalException
 from typing import Any
 
 import msgspec
@@ -15,6 +15,8 @@ import msgspec
 MAX_DEPTH = 5
 MAX_EXPONENT = 30
 """Beyond any quantity, and far below what would fill a page of the database with zeros."""
+
+_TOO_LONG = "must not hold a number beyond 30 digits"
 
 _DECODER = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal)
 
@@ -33,6 +35,9 @@ def read_object(text: bytes) -> dict[str, Any]:
         value = _DECODER.decode(text)
     except (msgspec.DecodeError, RecursionError) as error:
         raise NotAnObject(f"must be a JSON object ({error})") from error
+    except DecimalException as error:
+        # An exponent of twenty digits is JSON, and beyond what even a decimal can hold.
+        raise NotAnObject(_TOO_LONG) from error
     keys, colons = _measure(value, depth=1)
     if (b"\\" in text or text.count(b":") != keys + colons) and has_repeated_key(text):
         raise NotAnObject("must not hold a key twice")
@@ -63,7 +68,7 @@ def _measure(value: Any, *, depth: int) -> tuple[int, int]:
         return 0, value.count(":")
     if isinstance(value, Decimal | int):
         if abs(Decimal(value).adjusted()) > MAX_EXPONENT:
-            raise NotAnObject("must not hold a number beyond 30 digits")
+            raise NotAnObject(_TOO_LONG)
         return 0, 0
     if value is None:
         return 0, 0

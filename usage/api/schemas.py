@@ -68,6 +68,8 @@ def read_body(body: bytes, content_type: str) -> list[ReportedEvent | Refusal]:
         elements = _ELEMENTS.decode(body) if is_batch else [_ANY.decode(body)]
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Body(400, f"The body is not valid JSON: {error}.") from error
+    except RecursionError as error:
+        raise Body(400, "The body is nested too deeply.") from error
     if len(elements) > settings.USAGE_EVENTS_PER_REQUEST:
         raise Body(
             413,

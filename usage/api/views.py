@@ -72,7 +72,11 @@ def _body(request: HttpRequest) -> bytes:
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise Body(415, "Content-Encoding is not taken here: send the body as it is.")
     too_large = Body(413, f"A request takes at most {settings.USAGE_BODY_LIMIT_BYTES} bytes.")
-    if int(request.META.get("CONTENT_LENGTH") or 0) > settings.USAGE_BODY_LIMIT_BYTES:
+    try:
+        declared = int(request.META.get("CONTENT_LENGTH") or 0)
+    except ValueError as error:
+        raise Body(400, "Content-Length is no number.") from error
+    if declared > settings.USAGE_BODY_LIMIT_BYTES:
         raise too_large
     try:
         body = request.body
