@@ -216,8 +216,9 @@ def test_numbers_that_are_none_are_refused(post, data, field):
     assert stored() == []
 
 
-def test_an_attribute_that_stands_twice_is_refused(post):
-    body = '{"id":"a","id":"b","type":"llm.call","subject":"acme","data":{"input_tokens":1}}'
+@pytest.mark.parametrize("data", ['{"input_tokens":1}', '{"input_tokens":1,"specversion":"1.0"}'])
+def test_an_attribute_that_stands_twice_is_refused(post, data):
+    body = f'{{"id":"a","id":"b","type":"llm.call","subject":"acme","data":{data}}}'
 
     answer = post(body)
 
