@@ -73,6 +73,8 @@ def test_two_keys_of_one_source_work_side_by_side(issued):
         lambda _: "Bearer",
         lambda _: "Bearer ",
         lambda _: "Basic ???",
+        lambda _: "Basic é",
+        lambda _: "Bearer é",
         lambda _: "Basic " + base64.b64encode(b"\xff\xfe:").decode(),
         lambda plain: plain,
         lambda plain: f"Token {plain}",
