@@ -5,6 +5,9 @@ import socket
 
 import pytest
 
+from billing_project.local_stack import binaries
+from billing_project.local_stack.postgres import Postgres
+from billing_project.local_stack.problems import CannotStartError
 from tests.stack.launcher import Launcher
 from tests.stack.programs import line, sleeper
 
@@ -82,19 +85,21 @@ def test_state_of_another_format_points_to_clean(launcher, tmp_path):
     assert not stack.state.exists()
 
 
-def test_database_of_another_major_version_is_kept_and_named(launcher, environment):
-    stack = launcher(environment, worker=line(sleeper))
-    (stack.state / "postgres").mkdir(parents=True)
-    (stack.state / "postgres" / "PG_VERSION").write_text("12\n")
-    (stack.state / "format").write_text("meterkeeper local state 1\n")
+def test_database_of_another_major_version_is_kept_and_named(tmp_path):
+    """Asked of the cluster itself: root without namespaces keeps its data in another folder."""
+    data = tmp_path / "postgres"
+    data.mkdir()
+    (data / "PG_VERSION").write_text("12\n")
+    cluster = Postgres(binaries.postgres_bin(), data, sockets=tmp_path, durable=False)
 
-    sentence = refusal(stack)
+    with pytest.raises(CannotStartError) as refused:
+        cluster.initialise()
 
-    assert sentence == (
-        f"The database in {stack.state}/postgres was made by PostgreSQL 12, this checkout brings "
+    assert str(refused.value) == (
+        f"The database in {data} was made by PostgreSQL 12, this checkout brings "
         "18: `make clean` throws its data away, or set STATE_DIR to a new folder."
     )
-    assert (stack.state / "postgres" / "PG_VERSION").read_text() == "12\n"
+    assert (data / "PG_VERSION").read_text() == "12\n"
 
 
 def test_folder_with_other_content_is_neither_used_nor_cleaned(launcher, bare, tmp_path):
