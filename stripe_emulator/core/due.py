@@ -1,6 +1,12 @@
 """Catching up with time: what fell due is done in order, each at its own moment."""
 
-from stripe_emulator.core import error_reports, invoices, subscription_life, test_clocks
+from stripe_emulator.core import (
+    cycle_invoices,
+    error_reports,
+    invoices,
+    subscription_life,
+    test_clocks,
+)
 from stripe_emulator.core.agenda import Agenda
 from stripe_emulator.core.collection import Object
 from stripe_emulator.core.intake import settle_due
@@ -29,7 +35,7 @@ def _act(world: World, agenda: Agenda, kind: str, subject: str, due_at: float) -
     elif kind == invoices.AGENDA_KIND:
         invoice = world.invoices.find(subject)
         if invoice is not None and _lives_here(world, agenda, invoice):
-            invoices.finalize(world, invoice)
+            cycle_invoices.finalize(world, invoice)
     elif kind == error_reports.AGENDA_KIND:
         error_reports.report(world, subject, due_at)
     elif kind == test_clocks.AGENDA_KIND:

@@ -57,6 +57,9 @@ class Settings:
     webhook_retry_seconds: tuple[int, ...] = (1, 2, 5, 10, 30, 60, 300, 900, 3600)
     """Waits before each repeat of a failed delivery. Stripe waits hours; a local stack cannot."""
 
+    cycle_invoices: bool = False
+    """Whether periods end with an invoice; off while its later life is not emulated."""
+
     first_payment_hours: int = 23
     """How long an incomplete subscription waits for its first payment."""
 

@@ -6,6 +6,7 @@ from typing import Any
 from stripe_emulator.core import events
 from stripe_emulator.core.call import Answer, Call
 from stripe_emulator.core.collection import Object
+from stripe_emulator.core.cycle_invoices import bill_now
 from stripe_emulator.core.errors import invalid
 from stripe_emulator.core.metadata import merged
 from stripe_emulator.core.subscription_items import (
@@ -59,10 +60,7 @@ def update(call: Call) -> Answer:
 
 
 def cancel(call: Call) -> Answer:
-    """End it at once. Usage not yet invoiced is lost unless `invoice_now`.
-
-    That invoice comes with the engine.
-    """
+    """End it at once. Usage not yet invoiced is lost unless `invoice_now` is given."""
     subscription = call.world.subscriptions.get(call.path["id"], livemode=call.livemode)
     if subscription["status"] in ENDED:
         raise invalid(
@@ -70,6 +68,9 @@ def cancel(call: Call) -> Answer:
         )
     subscription["cancellation_details"] |= call.given("cancellation_details", {})
     subscription["cancellation_details"]["reason"] = "cancellation_requested"
+    customer = call.world.customers.find(subscription["customer"])
+    if call.given("invoice_now"):
+        bill_now(call.world, subscription, call.world.now_for(customer))
     end(call.world, subscription)
     return subscription
 
@@ -149,4 +150,11 @@ def _reprice(call: Call, subscription: Object, item: Object, asked: Object, inde
 
 def _place(world: World, subscription: Object, item: Object) -> None:
     now = world.now_for(world.customers.find(subscription["customer"]))
-    set_period(world, item, anchor=subscription["billing_cycle_anchor"], start=now, at=now)
+    set_period(
+        world,
+        item,
+        customer=subscription["customer"],
+        anchor=subscription["billing_cycle_anchor"],
+        start=now,
+        at=now,
+    )

@@ -3,6 +3,7 @@
 from stripe_emulator.core.call import Call
 from stripe_emulator.core.collection import Object
 from stripe_emulator.core.errors import invalid
+from stripe_emulator.core.intake import book_of
 from stripe_emulator.core.metadata import merged
 from stripe_emulator.core.periods import period_at
 from stripe_emulator.core.world import World
@@ -55,15 +56,22 @@ def new_item(call: Call, asked: Object, price: Object, subscription_id: str) -> 
     return item
 
 
-def set_period(world: World, item: Object, *, anchor: int, start: int, at: int) -> None:
+def set_period(  # noqa: PLR0913  a period has this many sides
+    world: World, item: Object, *, customer: str, anchor: int, start: int, at: int
+) -> None:
     """Give the item the period around `at`.
 
     The first one begins at `start`, which may lie after a boundary.
     """
-    recurring = price_of(world, item)["recurring"]
+    price = price_of(world, item)
+    recurring = price["recurring"]
     begin, end = period_at(anchor, recurring["interval"], recurring["interval_count"], at)
     item["current_period_start"] = max(begin, start)
     item["current_period_end"] = end
+    if is_metered(price):
+        book = book_of(world, recurring["meter"], customer)
+        book.cut(item["current_period_start"])
+        book.cut(end)
 
 
 def price_of(world: World, item: Object) -> Object:

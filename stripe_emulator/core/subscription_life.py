@@ -4,6 +4,7 @@ import copy
 
 from stripe_emulator.core import events, invoices
 from stripe_emulator.core.collection import Object
+from stripe_emulator.core.cycle_invoices import close_periods
 from stripe_emulator.core.settings import HOUR_SECONDS
 from stripe_emulator.core.subscription_items import set_period
 from stripe_emulator.core.world import World
@@ -48,6 +49,8 @@ def fall_due(world: World, subscription_id: str, at: int) -> None:
     if subscription is None or subscription["status"] in ENDED:
         return
     if subscription["cancel_at"] is not None and subscription["cancel_at"] <= at:
+        ended = _ended_items(subscription, at)
+        close_periods(world, subscription, ended, final=True)
         end(world, subscription)
         return
     deadline = subscription["created"] + world.settings.first_payment_hours * HOUR_SECONDS
@@ -57,12 +60,14 @@ def fall_due(world: World, subscription_id: str, at: int) -> None:
     before = copy.deepcopy(subscription)
     if subscription["status"] == "trialing" and subscription["trial_end"] <= at:
         end_trial(world, subscription, at)
+    ended = _ended_items(subscription, at)
     for item in subscription["items"]["data"]:
         if item["current_period_end"] <= at:
             # A period begins where the last one ended, however late we come to it.
             set_period(
                 world,
                 item,
+                customer=subscription["customer"],
                 anchor=subscription["billing_cycle_anchor"],
                 start=item["current_period_end"],
                 at=item["current_period_end"],
@@ -70,7 +75,17 @@ def fall_due(world: World, subscription_id: str, at: int) -> None:
     previous = events.changes(before, subscription)
     if previous:
         events.emit(world, "customer.subscription.updated", subscription, previous=previous)
+    close_periods(world, subscription, ended, final=False)
     plan(world, subscription)
+
+
+def _ended_items(subscription: Object, at: int) -> list[Object]:
+    """Return the items whose period is over, as they were in it; a trial owes nothing."""
+    if subscription["status"] == "trialing":
+        return []
+    return [
+        dict(item) for item in subscription["items"]["data"] if item["current_period_end"] <= at
+    ]
 
 
 def end_trial(world: World, subscription: Object, at: int) -> None:
@@ -84,7 +99,7 @@ def restart(world: World, subscription: Object, at: int) -> None:
     """Anchor the cycle at `at` and begin new periods there."""
     subscription["billing_cycle_anchor"] = at
     for item in subscription["items"]["data"]:
-        set_period(world, item, anchor=at, start=at, at=at)
+        set_period(world, item, customer=subscription["customer"], anchor=at, start=at, at=at)
 
 
 def _expire(world: World, subscription: Object) -> None:

@@ -47,7 +47,9 @@ def create(call: Call) -> Answer:
         if trial_end:
             item["current_period_start"], item["current_period_end"] = now, trial_end
         else:
-            set_period(world, item, anchor=anchor, start=start, at=now)
+            set_period(
+                world, item, customer=subscription["customer"], anchor=anchor, start=start, at=now
+            )
     set_cancel_at(world, subscription, call.params)
     begin(call, subscription, customer, prices)
     plan(world, subscription)

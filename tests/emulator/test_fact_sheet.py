@@ -2,7 +2,7 @@
 
 One test for each row, named by its number. Without a test, for these reasons: 15 and 19 are about the seed's own code,
 16 about its broken text, 25, 35, 39 and 43 are figures nobody at Stripe stands behind, 40 to 42 are about labels of
-products. Row 37's second half (what a finalized invoice ignores) needs the invoice engine, which is not here yet.
+products.
 """
 
 import json
@@ -414,11 +414,33 @@ def test_row_36_a_total_read_at_once_can_be_old(shop):
     assert (at_once, shop.total()) == (0, 3)
 
 
-def test_row_38_usage_of_a_cancelled_subscription_is_billed_by_nobody_by_default(shop, subscribe):
-    made = subscribe()
-    shop.send("a", "5000")
-    gone = shop.client.v1.subscriptions.cancel(made.id)
+def test_row_37_late_usage_counts_until_the_draft_is_final_and_then_never(shop, subscribe):
+    shop.emulator.settings.change(cycle_invoices=True)
+    item = subscribe(default_payment_method="pm_card_visa")["items"].data[0]
+    end = item.current_period_end
 
-    assert (gone.status, gone.latest_invoice) == ("canceled", None)
-    assert shop.client.v1.invoices.list().data == []
+    def invoices_at(moment):
+        shop.emulator.clock.set(moment, frozen=True)
+        return [(each.status, each.total) for each in shop.client.v1.invoices.list().data]
+
+    draft = invoices_at(end)
+    shop.send("late", "1000", at=end - 1)
+    final = invoices_at(end + HOUR)
+    shop.send("too late", "1000", at=end - 1)
+
+    assert (draft, final, invoices_at(end + DAY)) == ([("draft", 0)], [("paid", 4)], [("paid", 4)])
+
+
+@pytest.mark.parametrize(("invoice_now", "billed"), [(False, []), (True, [20])])
+def test_row_38_usage_of_a_cancelled_subscription_is_lost_without_invoice_now(
+    shop, subscribe, invoice_now, billed
+):
+    shop.emulator.settings.change(cycle_invoices=True)
+    made = subscribe(default_payment_method="pm_card_visa")
+    shop.send("a", "5000")
+    shop.emulator.clock.advance(1)
+    gone = shop.client.v1.subscriptions.cancel(made.id, {"invoice_now": invoice_now})
+
+    assert gone.status == "canceled"
+    assert [invoice.total for invoice in shop.client.v1.invoices.list().data] == billed
     assert shop.total() == 5000

@@ -6,6 +6,7 @@ The model keeps a plain list of everything that was accepted and computes each a
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from fractions import Fraction
 from urllib.parse import urlencode
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from stripe_emulator import Emulator, Request
 from stripe_emulator.core.periods import period_at
 from stripe_emulator.core.truth import Truth
+from stripe_emulator.core.usage_books import AdditiveBook, Entry
 
 from .conftest import NOW
 
@@ -236,6 +238,32 @@ def test_periods_tile_time_and_keep_the_anchors_day(anchor, interval, count, off
         tomorrow = datetime.fromtimestamp(start + DAY, UTC)
         assert begin.day == first.day or (begin.day < first.day and tomorrow.month != begin.month)
     assert begin.time() == first.time()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    cuts=st.tuples(st.integers(0, 3 * HOUR), st.integers(0, 3 * HOUR)).map(sorted),
+    moments=st.lists(st.tuples(st.integers(-HOUR, 4 * HOUR), st.integers(1, 9)), max_size=60),
+    taken_back=st.sets(st.integers(0, 59)),
+)
+def test_periods_are_cut_by_the_second(cuts, moments, taken_back):
+    book = AdditiveBook("sum")
+    start, end = (NOW + cut for cut in cuts)
+    book.cut(start)
+    book.cut(end)
+    entries = [
+        Entry(NOW + offset, order, Decimal(value)) for order, (offset, value) in enumerate(moments)
+    ]
+    for entry in entries:
+        book.add(entry)
+    for order in taken_back & set(range(len(entries))):
+        book.remove(entries[order])
+
+    inside = [
+        e.value for e in entries if start <= e.timestamp < end and e.sequence not in taken_back
+    ]
+
+    assert book.aggregate(start, end) == sum(inside)
 
 
 @settings(max_examples=100, deadline=None)
