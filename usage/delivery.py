@@ -199,7 +199,7 @@ def _claims(clock: Clock, *, until: float) -> Iterator[Claim]:
     """Claim one due submission after the other, until none is due or the time is up."""
     while time.monotonic() < until:
         try:
-            claim = _claim(now=clock())
+            claim = _claim(clock)
         except IntegrityError:
             # Another worker took a row of the same customer and meter in the same moment; the
             # index that keeps one call in flight let it win. Its pair is skipped from now on.
@@ -209,7 +209,7 @@ def _claims(clock: Clock, *, until: float) -> Iterator[Claim]:
         yield claim
 
 
-def _claim(*, now: datetime) -> Claim | None:
+def _claim(clock: Clock) -> Claim | None:
     """Take the oldest due submission whose pair has no call in flight, and write the attempt.
 
     Both are committed when this returns, before a byte leaves. None: nothing is due.
@@ -217,8 +217,10 @@ def _claim(*, now: datetime) -> Claim | None:
     Raises:
         IntegrityError: another worker won the pair; nothing was changed.
     """
-    # Read before the claim: the lease as the sender sees it ends no later than in the database.
+    # Read before the clock: a worker that was stopped anywhere since then, with an instant gone
+    # stale by which it judges doubts and leases, finds its lease over before the first byte.
     lease_ends = time.monotonic() + settings.USAGE_LEASE_SECONDS
+    now = clock()
     with transaction.atomic():
         with connection.cursor() as cursor:
             cursor.execute(

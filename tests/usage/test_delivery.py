@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 import pytest
+from django.conf import settings
 
 from billing.gateway import client
 from billing.gateway.client import connection as stripe
@@ -219,7 +220,7 @@ def test_a_refusal_after_a_doubt_proves_nothing(world, submission):
 
 def test_a_refusal_nobody_knows_stays_in_doubt(world, submission):
     """F56: an error we have never seen may not be one of refusal."""
-    claim = delivery._claim(now=world.now)
+    claim = delivery._claim(lambda: world.now)
     strange = json.dumps(json.loads(submission.payload) | {"identifier": "x" * 101})
     claim.submission.payload = strange
     claim.submission.payload_hash = wire.fingerprint(strange)
@@ -279,7 +280,7 @@ def test_usage_too_old_for_stripe_is_flagged_and_not_sent(world, submission):
 def test_a_worker_that_dies_before_the_call_leaves_a_doubt(world, submission):
     """F40: the attempt is on record, so nobody may assume it was never made."""
     began = world.now
-    delivery._claim(now=world.now)
+    delivery._claim(lambda: world.now)
     assert standing(submission).state == State.SENDING
 
     assert world.deliver(seconds=59) == {}
@@ -292,7 +293,7 @@ def test_a_worker_that_dies_before_the_call_leaves_a_doubt(world, submission):
 
 def test_a_worker_that_dies_after_the_call_bills_once(world, submission):
     """F41."""
-    claim = delivery._claim(now=world.now)
+    claim = delivery._claim(lambda: world.now)
     delivery._attempt(claim)
 
     assert world.deliver(seconds=61) == {"stalled": 1, "duplicate": 1}
@@ -302,10 +303,10 @@ def test_a_worker_that_dies_after_the_call_bills_once(world, submission):
 
 def test_a_late_outcome_changes_nothing(world, submission):
     """F47: the first worker wakes up after another took over."""
-    claim = delivery._claim(now=world.now)
+    claim = delivery._claim(lambda: world.now)
     world.advance(seconds=61)
     delivery.sweep(now=world.now)
-    second = delivery._claim(now=world.now)
+    second = delivery._claim(lambda: world.now)
     before = standing(submission)
 
     refused = delivery.Verdict(delivery.Outcome.REJECTED, State.REJECTED, "late news")
@@ -317,9 +318,23 @@ def test_a_late_outcome_changes_nothing(world, submission):
     assert Attempt.objects.get(number=1).outcome is None
 
 
+def test_a_late_outcome_does_not_end_a_doubt(world, submission):
+    """F47: the lease is over, and nobody has taken over yet."""
+    claim = delivery._claim(lambda: world.now)
+    world.advance(seconds=61)
+    delivery.sweep(now=world.now)
+
+    delivery._record(
+        claim, delivery.Verdict(delivery.Outcome.NOT_ACCEPTED, State.RETRY), now=world.now
+    )
+
+    assert standing(submission).state == State.IN_DOUBT
+    assert Attempt.objects.get().outcome is None
+
+
 def test_a_worker_that_sleeps_past_its_lease_does_not_send(world, submission, monkeypatch):
     """F46: the check right before the first byte."""
-    claim = delivery._claim(now=world.now)
+    claim = delivery._claim(lambda: world.now)
     monkeypatch.setattr(delivery.time, "monotonic", lambda: claim.lease_ends)
 
     verdict = delivery._attempt(claim)
@@ -328,9 +343,36 @@ def test_a_worker_that_sleeps_past_its_lease_does_not_send(world, submission, mo
     assert world.calls() == []
 
 
+def test_a_worker_stopped_while_it_read_the_clock_does_not_send(world, submission, monkeypatch):
+    """F46: it claims by an instant gone stale, perhaps one before a doubt grew too old."""
+    elapsed = 0.0
+    monkeypatch.setattr(delivery.time, "monotonic", lambda: elapsed)
+
+    def clock() -> datetime:
+        nonlocal elapsed
+        elapsed += settings.USAGE_LEASE_SECONDS
+        return world.now
+
+    claim = delivery._claim(clock)
+
+    assert delivery._attempt(claim).state == State.RETRY
+    assert world.calls() == []
+
+
+def test_a_doubt_too_old_is_not_claimed_before_the_sweep_came_by(world, submission):
+    """F45: the sweep may have been skipped, or have passed a moment ago."""
+    world.emulator.faults.switch_on("answer_lost", path=EVENTS_PATH, count=1)
+    world.deliver()
+
+    world.advance(hours=23)
+
+    assert delivery._claim(lambda: world.now) is None
+    assert standing(submission).state == State.IN_DOUBT
+
+
 def test_a_changed_payload_is_not_sent(world, submission):
     """F34, I5."""
-    claim = delivery._claim(now=world.now)
+    claim = delivery._claim(lambda: world.now)
     claim.submission.payload = claim.submission.payload.replace('"10"', '"11"')
 
     assert delivery._attempt(claim).state == State.REJECTED
@@ -353,7 +395,7 @@ def test_one_pair_has_one_call_in_flight_and_others_go_on(world, store, meters):
     )
     flush.flush_batches(now=world.now)
 
-    taken = [delivery._claim(now=world.now) for _ in range(3)]
+    taken = [delivery._claim(lambda: world.now) for _ in range(3)]
 
     assert {claim.submission.meter_id for claim in taken if claim} == {
         meters.input.pk,
