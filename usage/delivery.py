@@ -37,6 +37,8 @@ STRIPE_ACCEPTS_DAYS = 34.5
 UNKNOWN_IN_A_ROW = 5
 """After so many unknown outcomes a pass ends, so that an outage puts little into doubt."""
 CASE_HOURS = 72
+ROWS_PER_SWEEP = 1_000
+"""Bounds the transaction in which a long outage's rows become cases; the next pass goes on."""
 SETTLE_HOURS = 36
 """By then Stripe's summary shows what it accepted; later somebody has to look."""
 
@@ -114,7 +116,7 @@ def sweep(*, now: datetime) -> Counter[str]:
     """Move what waited too long: leases that are over, doubts that are, usage Stripe won't take.
 
     Each row goes by a legal move and, where only a person can go on, into a case. A repetition
-    finds nothing more.
+    finds what is left, or nothing more.
     """
     counts: Counter[str] = Counter()
     with connection.cursor() as cursor:
@@ -148,10 +150,12 @@ def sweep(*, now: datetime) -> Counter[str]:
 def _give_to_a_person(
     rows: QuerySet[SubmissionState], *, state: State, kind: CaseKind, reason: str, now: datetime
 ) -> int:
-    """Move `rows` to `state`, each with a case; return how many."""
+    """Move `rows` to `state`, each with a case, `ROWS_PER_SWEEP` at most; return how many."""
     with transaction.atomic():
         locked = list(
-            rows.select_related("submission").select_for_update(skip_locked=True, of=("self",))
+            rows.select_related("submission")
+            .order_by("next_action_at", "pk")
+            .select_for_update(skip_locked=True, of=("self",))[:ROWS_PER_SWEEP]
         )
         for standing in locked:
             _open_case(standing.submission, kind=kind, reason=reason, now=now)
@@ -251,7 +255,7 @@ def _attempt(claim: Claim) -> Verdict:
     """Make the call and say how it ended. Whatever is not known to be an end is a doubt."""
     submission = claim.submission
     if wire.fingerprint(submission.payload) != submission.payload_hash:
-        return Verdict(Outcome.REJECTED, State.REJECTED, "its payload is not the one frozen")
+        return Verdict(Outcome.REJECTED, _refused(claim), "its payload is not the one frozen")
 
     def lease_holds() -> None:
         if time.monotonic() >= claim.lease_ends:
@@ -268,13 +272,16 @@ def _attempt(claim: Claim) -> Verdict:
     except errors.Misconfigured as error:
         return _failed(error, Outcome.NOT_ACCEPTED, State.RETRY, code="misconfigured")
     except errors.Rejected as error:
-        # With an earlier attempt in doubt the refusal says nothing of that one.
-        state = State.REJECTED if claim.doubt_since is None else State.UNPROVEN
-        return _failed(error, Outcome.REJECTED, state)
+        return _failed(error, Outcome.REJECTED, _refused(claim))
     except errors.Unavailable as error:
         return _failed(error, Outcome.UNKNOWN, State.IN_DOUBT)
     outcome = Outcome.DUPLICATE if receipt.is_duplicate else Outcome.ACCEPTED
     return Verdict(outcome, State.ACCEPTED, request_id=receipt.request_id)
+
+
+def _refused(claim: Claim) -> State:
+    """Return where a final refusal leads: it says nothing of an earlier attempt in doubt."""
+    return State.REJECTED if claim.doubt_since is None else State.UNPROVEN
 
 
 def _failed(

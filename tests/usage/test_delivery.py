@@ -277,6 +277,17 @@ def test_usage_too_old_for_stripe_is_flagged_and_not_sent(world, submission):
     assert world.calls() == []
 
 
+def test_a_sweep_takes_a_bounded_number_of_rows_and_the_next_the_rest(world, store, monkeypatch):
+    monkeypatch.setattr(delivery, "ROWS_PER_SWEEP", 2)
+    store(*(report(str(n), at=world.now - timedelta(hours=n), input_tokens=1) for n in range(3)))
+    flush.flush_batches(now=world.now)
+
+    swept = [world.deliver(days=35).get("expired"), world.deliver().get("expired")]
+
+    assert swept == [2, 2]
+    assert Case.objects.filter(kind="expired").count() == 4
+
+
 def test_a_worker_that_dies_before_the_call_leaves_a_doubt(world, submission):
     """F40: the attempt is on record, so nobody may assume it was never made."""
     began = world.now
@@ -377,6 +388,18 @@ def test_a_changed_payload_is_not_sent(world, submission):
 
     assert delivery._attempt(claim).state == State.REJECTED
     assert world.calls() == []
+
+
+def test_a_payload_changed_after_a_doubt_proves_nothing(world, submission):
+    """F34: what was sent before the change may have been counted."""
+    world.emulator.faults.switch_on("answer_lost", path=EVENTS_PATH, count=1)
+    world.deliver()
+    world.advance(seconds=5)
+    claim = delivery._claim(lambda: world.now)
+    claim.submission.payload = claim.submission.payload.replace('"10"', '"11"')
+
+    assert delivery._attempt(claim).state == State.UNPROVEN
+    assert world.counted() == 10
 
 
 def test_submissions_of_the_other_mode_are_not_sent(world, submission, settings):
