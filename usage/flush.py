@@ -7,14 +7,13 @@ be claimed. Sending is `delivery`'s.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Q
 
 from billing.models import MeterVersion
-from usage.folding import BOUNDARY_DAYS, fold
+from usage.folding import fold
 from usage.freezing import freeze
 from usage.holding import hold
 from usage.models import FlushRun, IngestBatch
@@ -44,12 +43,8 @@ def flush_batches(*, now: datetime, event_limit: int | None = None) -> FlushResu
         batches = _claimable(event_limit or settings.USAGE_FLUSH_EVENTS)
         if not batches:
             return FlushResult()
-        versions = sorted(
-            MeterVersion.objects.filter(
-                Q(effective_until__isnull=True)
-                | Q(effective_until__gt=now - timedelta(days=BOUNDARY_DAYS))
-            ).values_list("pk", flat=True)
-        )
+        # All of them: an event may wait for long, and what no version reads is in no book.
+        versions = sorted(MeterVersion.objects.values_list("pk", flat=True))
         run = FlushRun.objects.create(
             started_at=now,
             batch_count=len(batches),

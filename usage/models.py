@@ -133,7 +133,7 @@ class Submission(models.Model):
     meter = models.ForeignKey(Meter, on_delete=models.PROTECT)
     window_start = models.DateTimeField(help_text="start of the UTC hour, included")
     segment_start = models.DateTimeField(help_text="start of the cell within that hour, included")
-    part = models.PositiveSmallIntegerField(
+    part = models.PositiveIntegerField(
         default=0, help_text="a total beyond 15 digits is split into parts"
     )
     event_count = models.PositiveIntegerField()

@@ -9,6 +9,7 @@ from decimal import Decimal
 import pytest
 
 from billing.models import Case, Customer, Meter, MeterVersion, PeriodBoundary
+from tests.factories.usage import make_submission
 from tests.usage.conftest import make_meter, report
 from usage import flush, holding
 from usage.enums import HeldReason
@@ -155,6 +156,16 @@ def test_a_meter_counts_only_within_its_definition(store, acme, meters, now):
     assert values() == {"input_tokens": 2, "llm_calls": 5}
 
 
+def test_usage_that_waited_for_weeks_is_read_by_the_definition_of_its_time(store, acme, now):
+    """Too old for Stripe by then, it still has to be seen."""
+    store(report("a", at=now - timedelta(days=31), input_tokens=7))
+    MeterVersion.objects.update(effective_until=now - timedelta(days=30))
+
+    flush.flush_batches(now=now + timedelta(days=10))
+
+    assert values() == {"input_tokens": 7, "llm_calls": 1}
+
+
 def test_the_scale_makes_whole_numbers_of_decimals(store, acme, now):
     seconds = make_meter("seconds", "seconds", required=False)
     Meter.objects.filter(pk=seconds.pk).update(scale=3)
@@ -179,6 +190,22 @@ def test_a_total_beyond_fifteen_digits_is_split(store, acme, meters, now):
         (1, MAX_VALUE, 0),
         (2, MAX_VALUE, 0),
     ]
+
+
+def test_a_runaway_total_does_not_keep_the_others_from_being_flushed(acme, meters, now):
+    """F24, F113: more parts than a small integer counts."""
+    run = FlushRun.objects.create(batch_count=0, event_count=0, meter_versions=[])
+    frozen = make_submission(customer=acme, meter=meters.input, at=now, run=run)
+
+    Submission.objects.create(
+        **{
+            field.attname: getattr(frozen, field.attname)
+            for field in Submission._meta.concrete_fields
+        }
+        | {"id": None, "identifier": "another", "part": 200_000}
+    )
+
+    assert run.submissions.count() == 2
 
 
 def test_a_run_takes_whole_batches_up_to_its_limit(store, acme, now):

@@ -57,7 +57,7 @@ class Migration(migrations.Migration):
                 ),
                 (
                     "part",
-                    models.PositiveSmallIntegerField(
+                    models.PositiveIntegerField(
                         default=0, help_text="a total beyond 15 digits is split into parts"
                     ),
                 ),
