@@ -7,13 +7,12 @@ Stripe's answers get in, from here and from webhooks alike.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import structlog
 from django.db import transaction
-from django.db.models import F, Q
+from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
 from billing import customers
@@ -253,25 +252,28 @@ def _recorded(*, customer: Customer, plan: Plan) -> tuple[Subscription, bool]:
 
 def _refuse_overlap(*, customer: Customer, plan: Plan) -> None:
     """Refuse a plan that would bill what another plan of this customer bills already."""
-    wanted = _measured(Plan.objects.filter(pk=plan.pk))
-    others = Plan.objects.filter(
-        pk__in=Subscription.objects.filter(customer=customer)
-        .exclude(status__in=ENDED)
-        .values("plan")
-    )
-    for other in others:
-        twice = wanted & _measured([other])
+    offered = Price.objects.filter(active=True)
+    wanted = _measured(offered.filter(plan=plan))
+    others = Subscription.objects.filter(customer=customer).exclude(status__in=ENDED)
+    for other in others.select_related("plan"):
+        # What it will get while Stripe has not answered, and what it has: a plan or price that is
+        # no longer offered goes on billing those who are on it.
+        billed = offered.filter(plan=other.plan) | Price.objects.filter(
+            pk__in=other.items.values("price")
+        )
+        twice = wanted & _measured(billed)
         if twice:
             measures = ", ".join(sorted({measure for _, measure in twice}))
             raise SubscriptionRefused(
-                f"{customer.external_id} is on plan {other.slug}, which bills {measures} already."
+                f"{customer.external_id} is on plan {other.plan.slug}, which bills {measures}"
+                " already."
             )
 
 
-def _measured(plans: Iterable[Plan]) -> set[tuple[str, str]]:
-    """Return what these plans bill: event types with the kinds of usage counted."""
+def _measured(prices: QuerySet[Price]) -> set[tuple[str, str]]:
+    """Return what these prices bill: event types with the kinds of usage counted."""
     versions = MeterVersion.objects.filter(
-        effective_until=None, meter__prices__plan__in=list(plans), meter__prices__active=True
+        effective_until=None, meter__in=prices.order_by().values("meter")
     )
     return {
         (event_type, measure)

@@ -190,6 +190,20 @@ def test_plan_that_would_bill_the_same_use_again_is_refused(customer, emulator):
     assert len(at_stripe(emulator)) == 1
 
 
+@pytest.mark.parametrize("retired", ["price", "plan"])
+def test_what_is_no_longer_offered_still_bills_those_who_have_it(customer, emulator, retired):
+    """F33: two items on one meter would bill each unit twice."""
+    subscribe(customer=customer, plan=plan("tokens-payg"))
+    Price.objects.filter(plan__slug="tokens-payg").update(active=False)
+    if retired == "plan":
+        Plan.objects.filter(slug="tokens-payg").update(active=False)
+
+    with pytest.raises(SubscriptionRefused, match="tokens-payg, which bills cached_input, input"):
+        subscribe(customer=customer, plan=plan("tokens-split"))
+
+    assert len(at_stripe(emulator)) == 1
+
+
 def test_refusal_by_stripe_leaves_no_row(customer, emulator):
     price = Price.objects.get(plan__slug="tokens-payg")
     Price.objects.filter(pk=price.pk).update(stripe_price_id="price_of_another_account")
