@@ -114,7 +114,11 @@ def ensure_at_stripe(customer: Customer, *, now: datetime) -> bool:
             name=customer.name,
             idempotency_key=idempotency_key("customer", customer.pk, now),
         )
-    Customer.objects.filter(pk=customer.pk).update(stripe_customer_id=stripe_id)
+    # A search through a long list may outlast the claim. The id stored first stays, because usage
+    # may have been sent for it; a twin made by the slower one has none and bills nothing.
+    Customer.objects.filter(pk=customer.pk, stripe_customer_id=None).update(
+        stripe_customer_id=stripe_id
+    )
     customer.refresh_from_db()
     return True
 

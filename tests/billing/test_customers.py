@@ -115,6 +115,22 @@ def test_customer_another_process_asks_for_is_left_to_it(emulator):
     assert at_stripe(emulator) == []
 
 
+def test_customer_linked_by_somebody_faster_keeps_that_id(emulator, monkeypatch):
+    """A search that outlasts its claim lets two ask; usage may be on its way to the first twin."""
+    customer = make_customer("acme")
+    create = customers.at_stripe.create
+
+    def overtaken(**fields):
+        Customer.objects.update(stripe_customer_id="cus_faster")
+        return create(**fields)
+
+    monkeypatch.setattr(customers.at_stripe, "create", overtaken)
+
+    assert customers.ensure_at_stripe(customer, now=timezone.now())
+    assert Customer.objects.get().stripe_customer_id == "cus_faster"
+    assert customer.stripe_customer_id == "cus_faster"
+
+
 def test_customer_of_another_deployment_is_not_taken_for_ours(emulator, settings):
     create_customer(external_id="acme")
     Customer.objects.update(stripe_customer_id=None)
