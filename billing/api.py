@@ -54,6 +54,12 @@ def _printable(text: str) -> str:
     return text
 
 
+def _storable(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("must not hold a NUL character")
+    return text
+
+
 def _email(text: str) -> str:
     try:
         if text:
@@ -93,7 +99,11 @@ class CustomersOut(Schema):
 class SubscriptionIn(Schema):
     model_config = ConfigDict(extra="forbid")
 
-    plan: Annotated[str, Field(min_length=1, max_length=50, description="A plan's name.")]
+    plan: Annotated[
+        str,
+        Field(min_length=1, max_length=50, description="A plan's name."),
+        AfterValidator(_printable),
+    ]
 
 
 class ItemOut(Schema):
@@ -154,7 +164,9 @@ def make_customer(request: HttpRequest, body: CustomerIn) -> Status[Customer]:  
 def list_customers(
     request: HttpRequest,  # noqa: ARG001
     limit: Annotated[int, Query(ge=1, le=PER_PAGE_MOST)] = PER_PAGE,
-    after: Annotated[str, Query(description="External id of the last one seen.")] = "",
+    after: Annotated[
+        str, Query(description="External id of the last one seen."), AfterValidator(_storable)
+    ] = "",
 ) -> dict[str, Any]:
     """List customers by external id."""
     found = list(Customer.objects.filter(external_id__gt=after)[: limit + 1])
@@ -223,7 +235,12 @@ def list_plans(request: HttpRequest) -> list[PlanOut]:  # noqa: ARG001
 
 
 def _customer(external_id: str) -> Customer:
-    customer = Customer.objects.filter(external_id=external_id).first()
+    # PostgreSQL takes no NUL, so it is not even asked for one.
+    customer = (
+        Customer.objects.filter(external_id=external_id).first()
+        if "\0" not in external_id
+        else None
+    )
     if customer is None:
         raise NoSuch("customer", external_id)
     return customer

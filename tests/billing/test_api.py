@@ -144,6 +144,14 @@ def test_customer_is_shown_by_any_external_id(api, external_id):
     assert answer.json()["external_id"] == external_id
 
 
+def test_names_that_cannot_be_stored_are_answered_too(api):
+    assert problem_of(api("GET", f"{CUSTOMERS}?after=%00"), 422)
+    assert problem_of(api("GET", f"{CUSTOMERS}/a%00b"), 404)
+    assert problem_of(api("GET", f"{CUSTOMERS}/a%00b/subscriptions"), 404)
+    make_customer("acme")
+    assert problem_of(api("POST", f"{CUSTOMERS}/acme/subscriptions", {"plan": "\0"}), 422)
+
+
 def test_unknown_customer_is_not_found(api):
     assert "nobody" in problem_of(api("GET", f"{CUSTOMERS}/nobody"), 404)["detail"]
     assert problem_of(api("GET", f"{CUSTOMERS}/nobody/subscriptions"), 404)
