@@ -5,7 +5,6 @@ While any of it waits, one case for each reason tells staff, with a deadline.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
@@ -51,8 +50,10 @@ def hold(run: FlushRun, cells: Iterable[FoldedCell], *, now: datetime) -> int:
 def release(*, now: datetime, limit: int = ROWS_PER_PASS) -> int:
     """Fold held usage again whose customer and meter can be sent by now; return rows released.
 
-    The submissions belong to the run that held the usage, so that each run still accounts for all
-    of its events. Folding and closing are one transaction; a repetition finds nothing to release.
+    It takes the oldest run that holds such usage, since each run is folded anew: a customer made
+    hours late has hundreds, more than one transaction can do in time. Call it until it returns 0.
+    The submissions belong to that run, so that each run still accounts for all of its events.
+    Folding and closing are one transaction; a repetition finds the next run, or nothing.
     """
     with transaction.atomic():
         held = list(
@@ -70,21 +71,19 @@ def release(*, now: datetime, limit: int = ROWS_PER_PASS) -> int:
                 [limit],
             )
         )
-        keys_by_run = defaultdict(set)
-        for row in held:
-            keys_by_run[row.run_id].add((row.subject, row.meter_id, row.window_start))
-        for run in FlushRun.objects.filter(pk__in=keys_by_run).order_by("pk"):
-            keys = keys_by_run[run.pk]
-            cells = fold(
-                batch_ids=list(run.batches.values_list("pk", flat=True)),
-                versions=run.meter_versions,
-                now=now,
-                subjects=sorted({subject for subject, _, _ in keys}),
-            )
-            due = [
-                cell for cell in cells if (cell.subject, cell.meter_id, cell.window_start) in keys
-            ]
-            freeze(run, due, now=now)
+        if not held:
+            return 0
+        run = held[0].run
+        held = [row for row in held if row.run_id == run.pk]
+        keys = {(row.subject, row.meter_id, row.window_start) for row in held}
+        cells = fold(
+            batch_ids=list(run.batches.values_list("pk", flat=True)),
+            versions=run.meter_versions,
+            now=now,
+            subjects=sorted({subject for subject, _, _ in keys}),
+        )
+        due = [cell for cell in cells if (cell.subject, cell.meter_id, cell.window_start) in keys]
+        freeze(run, due, now=now)
         HeldUsage.objects.filter(pk__in=[row.pk for row in held]).update(released_at=now)
         return len(held)
 

@@ -34,7 +34,9 @@ def flush_due() -> None:
             submissions=result.submission_count,
             held=result.held_count,
         )
-    released = holding.release(now=timezone.now())
+    released = 0
+    while time.monotonic() < ends and (rows := holding.release(now=timezone.now())):
+        released += rows
     holding.report()
     if released:
         log.info("usage.flush.held_released", rows=released)

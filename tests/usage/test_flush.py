@@ -11,7 +11,7 @@ import pytest
 from billing.models import Case, Customer, Meter, MeterVersion, PeriodBoundary
 from tests.factories.usage import make_submission
 from tests.usage.conftest import make_meter, report
-from usage import flush, holding
+from usage import flush, holding, tasks
 from usage.enums import HeldReason
 from usage.models import FlushRun, HeldUsage, IngestBatch, Submission, SubmissionState
 from usage.quantities import MAX_VALUE
@@ -266,9 +266,9 @@ def test_held_usage_is_released_by_folding_it_again(store, meters, now):
     late = Customer.objects.create(external_id="late", stripe_customer_id="cus_late")
     PeriodBoundary.objects.create(customer=late, at=now.replace(minute=10))
 
-    released = [holding.release(now=now + timedelta(hours=2)) for _ in range(2)]
+    released = [holding.release(now=now + timedelta(hours=2)) for _ in range(3)]
 
-    assert released == [4, 0]
+    assert released == [2, 2, 0]
     made = Submission.objects.filter(meter=meters.input).order_by("pk")
     assert [(s.customer, s.value, s.segment_start.minute) for s in made] == [
         (late, 7, 10),
@@ -280,6 +280,19 @@ def test_held_usage_is_released_by_folding_it_again(store, meters, now):
     assert set(HeldUsage.objects.filter(released_at=None).values_list("subject", flat=True)) == {
         "never"
     }
+
+
+def test_a_wake_up_releases_the_held_usage_of_every_run(store, meters, now):
+    """F13: a customer made hours late has usage in hundreds of runs."""
+    for number in range(3):
+        store(report(str(number), at=now, subject="late", input_tokens=1))
+        flush.flush_batches(now=now)
+    Customer.objects.create(external_id="late", stripe_customer_id="cus_late")
+
+    tasks.flush_due()
+
+    assert not HeldUsage.objects.filter(released_at=None).exists()
+    assert values() == {"input_tokens": 3, "llm_calls": 3}
 
 
 def test_a_released_row_cannot_be_released_into_the_same_cell_twice(store, meters, now):

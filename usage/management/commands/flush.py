@@ -17,6 +17,8 @@ class Command(BaseCommand):
                 f"flushed {result.event_count:,} events of {result.batch_count:,} batches into"
                 f" {result.submission_count:,} submissions, {result.held_count:,} held"
             )
-        released = holding.release(now=timezone.now())
+        released = 0
+        while rows := holding.release(now=timezone.now()):
+            released += rows
         holding.report()
         self.stdout.write(f"nothing left to flush; {released:,} held rows released")
