@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
+from datetime import timedelta
 from decimal import Decimal
 
 import pytest
-from django.db import connections
+from django.db import connections, transaction
 from django.utils import timezone
 
 from billing.gateway.client import connection as stripe
 from billing.models import Customer, Meter
 from stripe_emulator import Emulator
+from tests.factories.usage import make_submission
 from tests.support.stripe import switchboard
 from tests.usage.conftest import report
 from usage import delivery, flush
@@ -23,6 +25,34 @@ from usage.models import Attempt, Submission, SubmissionState
 pytestmark = [pytest.mark.postgres, pytest.mark.django_db(transaction=True)]
 
 WORKERS = 6
+
+
+def test_a_row_another_worker_is_at_is_skipped_and_not_waited_for(acme, meters):
+    now = timezone.now()
+    taken, free = (
+        make_submission(customer=acme, meter=meter, at=now - timedelta(minutes=age))
+        for meter, age in ((meters.input, 9), (meters.calls, 8))
+    )
+    holds, done = threading.Event(), threading.Event()
+
+    def slow_worker() -> None:
+        with transaction.atomic():
+            SubmissionState.objects.select_for_update().get(pk=taken.pk)
+            holds.set()
+            assert done.wait(timeout=10)
+        connections.close_all()
+
+    thread = threading.Thread(target=slow_worker)
+    thread.start()
+    assert holds.wait(timeout=10)
+    try:
+        claim = delivery._claim(database_clock)
+    finally:
+        done.set()
+        thread.join()
+
+    assert claim is not None
+    assert claim.submission == free
 
 
 def test_workers_share_a_backlog_under_faults_and_bill_each_unit_once(meters, store):

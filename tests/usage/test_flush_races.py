@@ -55,6 +55,32 @@ def test_concurrent_flushers_share_a_backlog_without_overlap(customer, store):
     assert made == {"input_tokens": 180, "llm_calls": 180}
 
 
+def test_a_batch_another_run_holds_is_skipped_and_not_waited_for(customer, store):
+    """F21: a slow run keeps its own batches, not everybody's."""
+    store(report("held", at=None, input_tokens=1))
+    holds, done = threading.Event(), threading.Event()
+
+    def slow_flusher() -> None:
+        with transaction.atomic():
+            list(IngestBatch.objects.select_for_update())
+            holds.set()
+            assert done.wait(timeout=10)
+        connections.close_all()
+
+    thread = threading.Thread(target=slow_flusher)
+    thread.start()
+    assert holds.wait(timeout=10)
+    store(report("free", at=None, input_tokens=2))
+    try:
+        result = flush.flush_batches(now=timezone.now())
+    finally:
+        done.set()
+        thread.join()
+
+    assert result.event_count == 1
+    assert Submission.objects.get(meter__slug="input_tokens").value == 2
+
+
 def test_a_batch_committed_late_is_not_passed_over(customer, store):
     """Ids are given out before the commit, so a later id can be flushed first."""
     holds, done = threading.Event(), threading.Event()
