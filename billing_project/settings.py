@@ -40,6 +40,8 @@ ROOT_URLCONF = "billing_project.urls"
 WSGI_APPLICATION = "billing_project.wsgi.application"
 # Clients post without a trailing slash; a redirect would turn their POST into a lost event.
 APPEND_SLASH = False
+LOGIN_URL = "admin:login"
+LOGIN_REDIRECT_URL = "admin:index"
 LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"
 USE_TZ = True
@@ -78,6 +80,8 @@ MIDDLEWARE = [
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
+        # Before the apps': the admin's first page is ours.
+        "DIRS": [BASE_DIR / "billing_project" / "templates"],
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [
@@ -105,6 +109,9 @@ UNFOLD = {
     "SITE_SYMBOL": "speed",
     "SHOW_HISTORY": True,
     "SHOW_VIEW_ON_SITE": False,
+    "SITE_URL": None,
+    "DASHBOARD_CALLBACK": "billing_project.dashboard.fill",
+    "STYLES": [lambda _: static("billing_project/admin.css")],
     "SITE_FAVICONS": [
         {
             "rel": "icon",
@@ -267,6 +274,8 @@ CELERY_TASK_ROUTES = {
 }
 """Here and not at the tasks, where Celery deprecates it."""
 CELERY_TASK_IGNORE_RESULT = True
+CELERY_RESULT_EXPIRES = None
+"""Else beat adds a nightly clean-up of results, of which there are none."""
 CELERY_TASK_ACKS_LATE = True
 CELERY_TASK_REJECT_ON_WORKER_LOST = True
 CELERY_TASK_ACKS_ON_FAILURE = True
