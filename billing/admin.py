@@ -224,11 +224,11 @@ class MeterAdmin(ReadOnlyAdmin):
         "event_name",
         "aggregation",
         "unit",
-        "stripe_meter_id",
         "at_stripe",
     )
     list_filter = ("aggregation",)
     search_fields = ("slug", "event_name", "=stripe_meter_id")
+    search_help_text = "slug, event name or Stripe id"
     inlines = (VersionInline,)
 
     @display(description="at Stripe", label={"yes": "success", "not yet": "warning"})
@@ -249,6 +249,7 @@ class PlanAdmin(ReadOnlyAdmin):
     list_display = ("slug", "name", "active", "price_count", "subscriber_count")
     list_filter = ("active",)
     search_fields = ("slug", "name", "=prices__stripe_price_id", "prices__lookup_key")
+    search_help_text = "slug, name, or a price's lookup key or Stripe id"
     inlines = (PriceInline,)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Plan]:
@@ -276,14 +277,15 @@ class PlanAdmin(ReadOnlyAdmin):
 class WebhookEventAdmin(ReadOnlyAdmin):
     """The inbox. Bodies stay as they were signed."""
 
+    # Counting all of a large table costs more than the page it stands on.
     paginator = InfinitePaginator
+    show_full_result_count = False
     list_display = (
         "type",
         "standing",
         "received_at",
         "tries",
         "object_id",
-        "stripe_event_id",
     )
     list_filter = ("state", "kind")
     search_fields = ("=stripe_event_id", "=object_id")
@@ -413,7 +415,7 @@ class OpenCaseFilter(admin.SimpleListFilter):
 class CaseAdmin(Admin):
     """Work for a person: take it, do it, say what was done."""
 
-    list_display = ("reference", "about", "reason_", "quantity", "owner", "due", "opened_at")
+    list_display = ("reference", "about", "reason_", "quantity_", "owner", "due", "opened_at")
     list_filter = (OpenCaseFilter, "kind", "owner")
     list_select_related = ("owner",)
     search_fields = ("reference", "reason")
@@ -422,13 +424,13 @@ class CaseAdmin(Admin):
         "kind",
         "reference",
         "reason",
-        "quantity",
+        "quantity_",
         "opened_at",
         "deadline_at",
         "closed_at",
     )
     fieldsets = (
-        (None, {"fields": ("kind", "reference", "reason", "quantity")}),
+        (None, {"fields": ("kind", "reference", "reason", "quantity_")}),
         (None, {"fields": (("opened_at", "deadline_at", "closed_at"),)}),
         (
             "Your part",
@@ -459,6 +461,10 @@ class CaseAdmin(Admin):
     @display(description="kind", ordering="kind")
     def about(self, case: Case) -> str:
         return case.get_kind_display()
+
+    @display(description="units", ordering="quantity")
+    def quantity_(self, case: Case) -> str:
+        return "" if case.quantity is None else f"{case.quantity:,f}"
 
     @display(description="reason")
     def reason_(self, case: Case) -> str:

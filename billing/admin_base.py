@@ -35,8 +35,6 @@ class _NothingChanges:
 class ReadOnlyAdmin(_NothingChanges, Admin):
     """A ledger: searched and read, never added to, changed or deleted from here."""
 
-    # Counting all of a large table costs more than the page it stands on.
-    show_full_result_count = False
     warn_unsaved_form = False
 
 

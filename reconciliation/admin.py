@@ -10,6 +10,7 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
+from django.utils.html import format_html
 from django.utils.timesince import timesince
 from unfold.decorators import display
 
@@ -163,10 +164,8 @@ class DiscrepancyAdmin(ReadOnlyAdmin):
         "stripe_",
         "difference_",
         "why",
-        "found_at",
         "open_for",
-        "submissions",
-        "case",
+        "see",
     )
     list_filter = (OpenFilter, "meter", "reason")
     list_select_related = ("customer", "meter", "run")
@@ -217,11 +216,16 @@ class DiscrepancyAdmin(ReadOnlyAdmin):
         """Link to what we sent for that hour."""
         return link(
             "usage_submission",
-            "of this hour",
+            "submissions",
             customer__external_id=discrepancy.customer.external_id,
             meter__id__exact=discrepancy.meter_id,
             window_start=discrepancy.window_start.isoformat(),
         )
+
+    @display(description="see")
+    def see(self, discrepancy: Discrepancy) -> str:
+        """Show both links in one column."""
+        return format_html("{} · {}", self.submissions(discrepancy), self.case(discrepancy))
 
     @display(description="case")
     def case(self, discrepancy: Discrepancy) -> str:

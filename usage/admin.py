@@ -32,17 +32,17 @@ from usage.models import (
 )
 
 STATE_COLOURS = {
-    State.READY: "info",
-    State.SENDING: "info",
-    State.RETRY: "warning",
-    State.IN_DOUBT: "warning",
-    State.ACCEPTED: "info",
-    State.SETTLED: "success",
-    State.UNPROVEN: "danger",
-    State.REJECTED: "danger",
-    State.SUPERSEDED: "default",
-    State.EXPIRED: "danger",
-    State.WRITTEN_OFF: "default",
+    State.READY.label: "info",
+    State.SENDING.label: "info",
+    State.RETRY.label: "warning",
+    State.IN_DOUBT.label: "warning",
+    State.ACCEPTED.label: "info",
+    State.SETTLED.label: "success",
+    State.UNPROVEN.label: "danger",
+    State.REJECTED.label: "danger",
+    State.SUPERSEDED.label: "default",
+    State.EXPIRED.label: "danger",
+    State.WRITTEN_OFF.label: "default",
 }
 
 
@@ -175,7 +175,7 @@ class SubmissionAdmin(Ledger):
         "identifier",
         "customer",
         "meter",
-        "window_start",
+        "hour",
         "value_",
         "events_",
         "state",
@@ -215,6 +215,10 @@ class SubmissionAdmin(Ledger):
         allowed = {"customer__external_id", "run__id__exact", "window_start"}
         return lookup in allowed or super().lookup_allowed(lookup, value, request)
 
+    @display(description="hour (UTC)", ordering="window_start")
+    def hour(self, submission: Submission) -> str:
+        return f"{submission.window_start:%Y-%m-%d %H:%M}"
+
     @display(description="value", ordering="value")
     def value_(self, submission: Submission) -> str:
         return thousands(submission.value)
@@ -224,9 +228,8 @@ class SubmissionAdmin(Ledger):
         return thousands(submission.event_count)
 
     @display(description="state", label=STATE_COLOURS)
-    def state(self, submission: Submission) -> tuple[str, str]:
-        state = State(submission.standing.state)
-        return state, state.label
+    def state(self, submission: Submission) -> str:
+        return State(submission.standing.state).label
 
     @display(description="for")
     def since(self, submission: Submission) -> str:
@@ -269,6 +272,7 @@ class HeldUsageAdmin(Ledger):
     list_filter = (OpenFilter, "reason", "meter")
     list_select_related = ("meter",)
     search_fields = ("=subject",)
+    search_help_text = "a customer's external id"
 
     @display(description="events", ordering="event_count")
     def events_(self, held: HeldUsage) -> str:
