@@ -43,5 +43,6 @@ class CaseKind(models.TextChoices):
     EXPIRED = "expired", "too old for Stripe to take"
     HELD = "held", "usage is held"
     DISCREPANCY = "discrepancy", "Stripe's books differ from ours"
+    INVARIANT = "invariant", "our own tables contradict each other"
     WEBHOOK = "webhook", "a webhook cannot be handled"
     MISCONFIGURED = "misconfigured", "Stripe refuses our key or our set-up"

@@ -70,6 +70,12 @@ JOBS = (
         reason="create at Stripe the subscriptions an outage or a crash left without an id",
     ),
     Job(
+        task="usage.check_invariants",
+        queue="reconciliation",
+        utc_time="04:30",
+        reason="ask our own tables whether they contradict each other",
+    ),
+    Job(
         task="reconciliation.reconcile_recent",
         queue="reconciliation",
         utc_time="02:30",

@@ -10,11 +10,14 @@ from django.conf import settings
 from django.utils import timezone
 
 from billing import wakeups
-from usage import delivery, flush, holding
+from usage import delivery, flush, holding, invariants
 from usage.clock import database_clock
 
 log = structlog.get_logger(__name__)
 
+INVARIANTS_SOFT_SECONDS = 240
+INVARIANTS_HARD_SECONDS = 270
+"""Tables are read whole; still below the broker's visibility timeout."""
 FLUSH_PASS_SECONDS = 25
 """With one more run of at most 15 s it stays below the task's soft limit."""
 
@@ -53,3 +56,14 @@ def deliver_due() -> None:
         log.info("usage.delivery.pass_finished", **result.counts)
     if result.ran_out_of_time:
         wakeups.after_commit("usage.deliver_due")
+
+
+@shared_task(
+    name="usage.check_invariants",
+    soft_time_limit=INVARIANTS_SOFT_SECONDS,
+    time_limit=INVARIANTS_HARD_SECONDS,
+)
+def check_invariants() -> None:
+    """Ask the tables whether all that must hold of them does; a violation is a case."""
+    found = invariants.report(now=timezone.now())
+    log.info("usage.invariants.checked", violated=[violation.invariant.id for violation in found])

@@ -477,6 +477,7 @@ class Migration(migrations.Migration):
                             ("expired", "too old for Stripe to take"),
                             ("held", "usage is held"),
                             ("discrepancy", "Stripe's books differ from ours"),
+                            ("invariant", "our own tables contradict each other"),
                             ("webhook", "a webhook cannot be handled"),
                             ("misconfigured", "Stripe refuses our key or our set-up"),
                         ],

@@ -13,6 +13,7 @@ from django.core.management import call_command
 from django.test import Client
 
 from stripe_emulator import Emulator
+from usage.invariants import violations
 from usage.management.commands.flush import Command as Flush
 
 
@@ -80,4 +81,6 @@ class Company:
 
 @pytest.fixture
 def company(db, emulator) -> Iterator[Company]:
-    return Company(emulator)
+    yield Company(emulator)
+    # Whatever the story, our own tables do not contradict themselves at its end.
+    assert violations() == ()

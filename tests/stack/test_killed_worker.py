@@ -173,5 +173,6 @@ def test_a_worker_killed_in_the_middle_loses_nothing_and_doubles_nothing(product
         f"meterkeeper_{meter}": total for meter, total in tokens.items()
     }
     assert product.emulator("violations")["counts"] == {}
+    assert "invariants hold" in product.manage("check_invariants")
     again = json.loads(product.manage("replay", *replay, *access).splitlines()[-1])
     assert (again["accepted"], again["duplicates"]) == (0, EVENTS)

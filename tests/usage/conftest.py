@@ -1,17 +1,22 @@
-"""A source, a catalogue of AI tokens and customers known at Stripe."""
+"""A source, a catalogue of AI tokens, customers known at Stripe, and a Stripe to send to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import msgspec
 import pytest
 
 from billing.enums import Aggregation
+from billing.gateway.client import connection as stripe
 from billing.models import Customer, Meter, MeterVersion, Source
+from stripe_emulator import Emulator
+from tests.support.stripe import switchboard
+from usage import delivery
 from usage.ingestion import Outcome, ReportedEvent, accept
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -91,3 +96,56 @@ def store(source, meters, now) -> Callable[..., list[Outcome]]:
         return accept(source_id=source.pk, reports=reports, now=at)
 
     return store
+
+
+EVENTS_PATH = "/v1/billing/meter_events"
+
+
+@dataclass
+class World:
+    """One clock for us, the database's side of things and Stripe."""
+
+    emulator: Emulator
+    now: datetime
+
+    def advance(self, **span: float) -> None:
+        self.now += timedelta(**span)
+
+    def deliver(self, **span: float) -> dict[str, int]:
+        """Move on by `span` and run one delivery pass."""
+        self.advance(**span)
+        return dict(delivery.deliver_due(clock=lambda: self.now).counts)
+
+    def counted(self) -> Decimal:
+        """What Stripe took of the input tokens, by the emulator's own arithmetic."""
+        totals = self.emulator.truth.as_dict()["event_names"]
+        return (
+            Decimal(totals["mk_input_tokens"]["sum"]) if "mk_input_tokens" in totals else Decimal(0)
+        )
+
+    def calls(self) -> list[str]:
+        """The verdicts on meter events that reached Stripe, in order."""
+        return [
+            arrival.verdict for arrival in self.emulator.arrivals if arrival.path == EVENTS_PATH
+        ]
+
+
+@pytest.fixture
+def world(db, now, meters) -> Iterator[World]:
+    """Stripe with our meters and one customer, and one clock that a test moves."""
+    # The lambda looks the instant up anew each time: a test moves it.
+    world = World(emulator=Emulator(now=lambda: world.now.timestamp()), now=now)  # noqa: PLW0108
+    switchboard.connect(world.emulator)
+    for meter in Meter.objects.all():
+        created = stripe().v1.billing.meters.create(
+            {
+                "display_name": meter.slug,
+                "event_name": meter.event_name,
+                "default_aggregation": {"formula": "sum"},
+            }
+        )
+        Meter.objects.filter(pk=meter.pk).update(stripe_meter_id=created.id)
+    customer = stripe().v1.customers.create({"name": "Acme"})
+    Customer.objects.create(external_id="acme", stripe_customer_id=customer.id)
+    yield world
+    switchboard.disconnect()

@@ -6,10 +6,7 @@ The emulator's own books decide; the failure numbers (F41) are explained in docs
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from decimal import Decimal
 
 import pytest
 from django.conf import settings
@@ -17,66 +14,12 @@ from django.conf import settings
 from billing.gateway import client
 from billing.gateway.client import connection as stripe
 from billing.models import Case, Customer, Meter
-from stripe_emulator import Emulator
-from tests.support.stripe import switchboard
-from tests.usage.conftest import report
+from tests.usage.conftest import EVENTS_PATH, report
 from usage import delivery, flush, wire
 from usage.lifecycle import State
 from usage.models import Attempt, Submission, SubmissionState
 
 pytestmark = pytest.mark.integration
-
-EVENTS_PATH = "/v1/billing/meter_events"
-
-
-@dataclass
-class World:
-    """One clock for us, the database's side of things and Stripe."""
-
-    emulator: Emulator
-    now: datetime
-
-    def advance(self, **span: float) -> None:
-        self.now += timedelta(**span)
-
-    def deliver(self, **span: float) -> dict[str, int]:
-        """Move on by `span` and run one delivery pass."""
-        self.advance(**span)
-        return dict(delivery.deliver_due(clock=lambda: self.now).counts)
-
-    def counted(self) -> Decimal:
-        """What Stripe took of the input tokens, by the emulator's own arithmetic."""
-        totals = self.emulator.truth.as_dict()["event_names"]
-        return (
-            Decimal(totals["mk_input_tokens"]["sum"]) if "mk_input_tokens" in totals else Decimal(0)
-        )
-
-    def calls(self) -> list[str]:
-        """The verdicts on meter events that reached Stripe, in order."""
-        return [
-            arrival.verdict for arrival in self.emulator.arrivals if arrival.path == EVENTS_PATH
-        ]
-
-
-@pytest.fixture
-def world(db, now, meters) -> Iterator[World]:
-    """Stripe with our meters and one customer, and one clock that a test moves."""
-    # The lambda looks the instant up anew each time: a test moves it.
-    world = World(emulator=Emulator(now=lambda: world.now.timestamp()), now=now)  # noqa: PLW0108
-    switchboard.connect(world.emulator)
-    for meter in Meter.objects.all():
-        created = stripe().v1.billing.meters.create(
-            {
-                "display_name": meter.slug,
-                "event_name": meter.event_name,
-                "default_aggregation": {"formula": "sum"},
-            }
-        )
-        Meter.objects.filter(pk=meter.pk).update(stripe_meter_id=created.id)
-    customer = stripe().v1.customers.create({"name": "Acme"})
-    Customer.objects.create(external_id="acme", stripe_customer_id=customer.id)
-    yield world
-    switchboard.disconnect()
 
 
 @pytest.fixture

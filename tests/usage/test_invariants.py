@@ -1,0 +1,123 @@
+"""Each invariant holds of an honest history, and finds the row that was tampered with."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from io import StringIO
+
+import pytest
+from django.core.management import call_command
+from django.db import connection
+
+from billing.models import Case
+from tests.usage.conftest import report
+from usage import delivery, flush, holding, tasks
+from usage.invariants import INVARIANTS, violations
+from usage.lifecycle import State
+from usage.models import SubmissionState
+from usage.settlement import settle
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def history(world, store):
+    """Events flushed, held, delivered after a doubt, and settled."""
+    world.emulator.faults.switch_on("answer_lost", path="/v1/billing/meter_events", count=1)
+    store(report("a", at=world.now, input_tokens=10, cached_tokens=3), report("b", at=world.now))
+    store(report("c", at=world.now, subject="nobody"))
+    flush.flush_batches(now=world.now)
+    holding.release(now=world.now)
+    world.deliver()
+    world.deliver(seconds=5)
+    for standing in SubmissionState.objects.select_related("submission"):
+        settle(
+            customer_id=standing.customer_id,
+            meter_id=standing.meter_id,
+            observed={standing.submission.window_start: standing.submission.value},
+            observed_at=world.now + timedelta(hours=1),
+        )
+    store(report("d", at=world.now, input_tokens=1))
+    flush.flush_batches(now=world.now)
+    delivery._claim(lambda: world.now)
+    store(report("e", at=world.now, input_tokens=1))
+    return world
+
+
+def test_an_honest_history_violates_nothing(history):
+    states = set(SubmissionState.objects.values_list("state", flat=True))
+    assert states == {State.SETTLED, State.SENDING, State.READY}
+
+    assert violations() == ()
+
+
+TAMPERING = {
+    "I1": "UPDATE usage_ingestbatch SET event_count = event_count + 1 WHERE run_id IS NULL",
+    "I1a": "UPDATE usage_usageevent SET batch_id = 999999 WHERE event_id = 'e'",
+    "I1b": "UPDATE usage_flushrun SET event_count = event_count + 1 WHERE id ="
+    " (SELECT min(id) FROM usage_flushrun)",
+    "I2": "UPDATE usage_usageevent SET data = '{\"input_tokens\": 11}' WHERE event_id = 'b'",
+    "I3": "DELETE FROM usage_submissionstate WHERE state = 'ready'",
+    "I5": "UPDATE usage_submission SET payload = replace(payload, 'cus_', 'cus-') WHERE id ="
+    " (SELECT min(id) FROM usage_submission)",
+    "I6": "DELETE FROM usage_attempt WHERE outcome = 'duplicate'",
+    "I7": "UPDATE usage_attempt SET started_at = started_at + interval '24 hours' WHERE number = 2",
+    "I10": "UPDATE usage_submissionstate SET next_action_at = NULL WHERE state = 'ready'",
+    "I13": "UPDATE usage_submission SET timestamp = window_start - interval '1 second' WHERE id ="
+    " (SELECT min(id) FROM usage_submission)",
+    "I14": "UPDATE usage_attempt SET started_at = started_at + interval '36 days'"
+    " WHERE outcome = 'accepted'",
+    "I17": "UPDATE usage_observation SET observed_at = observed_at - interval '2 hours'",
+}
+
+
+@pytest.mark.parametrize("invariant", [found.id for found in INVARIANTS if found.id != "I12"])
+def test_tampering_past_the_guards_is_found(history, invariant):
+    with connection.cursor() as cursor:
+        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        # Triggers are what keeps this from happening; whoever owns the tables can take them off.
+        cursor.execute("SET LOCAL session_replication_role = replica")
+        cursor.execute(TAMPERING[invariant])
+        assert cursor.rowcount
+        cursor.execute("SET LOCAL session_replication_role = origin")
+
+    found = {violation.invariant.id: violation for violation in violations()}
+
+    assert invariant in found
+    out = StringIO()
+    with pytest.raises(SystemExit):
+        call_command("check_invariants", stdout=out)
+    assert found[invariant].sample[0] in out.getvalue()
+
+
+def test_a_doubled_event_id_is_found(history):
+    """I12: only without its unique index can it happen at all."""
+    with connection.cursor() as cursor:
+        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        cursor.execute("ALTER TABLE usage_usageevent DROP CONSTRAINT usage_event_once")
+        cursor.execute("SET LOCAL session_replication_role = replica")
+        cursor.execute("UPDATE usage_usageevent SET event_id = 'a' WHERE event_id = 'b'")
+
+    assert "I12" in {violation.invariant.id for violation in violations()}
+
+
+def test_a_violation_is_a_case_until_it_is_mended(history):
+    def add_to_the_first_run(events: int) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "UPDATE usage_flushrun SET event_count = event_count + %s WHERE id ="
+                " (SELECT min(id) FROM usage_flushrun)",
+                [events],
+            )
+
+    add_to_the_first_run(1)
+    for _ in range(2):
+        tasks.check_invariants()
+    case = Case.objects.get(kind="invariant")
+    assert (case.reference, case.closed_at) == ("I1b", None)
+    assert case.reason.startswith("A run accounts for exactly the batches it claimed. 1 do not")
+
+    add_to_the_first_run(-1)
+    tasks.check_invariants()
+    case.refresh_from_db()
+    assert case.closed_at is not None
