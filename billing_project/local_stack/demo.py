@@ -18,10 +18,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from billing_project.local_stack import admin_account
 from billing_project.local_stack.ports import LOOPBACK
-from billing_project.local_stack.state import StateFolder
-
-ADMIN = "admin"
 
 DELIVERY_PATIENCE_SECONDS = 150.0
 """A first tick of beat, a flush and a delivery pass, at the slowest intervals the stack uses."""
@@ -89,8 +87,8 @@ def main() -> int:
 
 
 def _play(options: argparse.Namespace) -> None:
-    password = StateFolder(Path(os.environ["STATE_DIR"])).secrets()["ADMIN_PASSWORD"]
-    _make_admin(password)
+    if trouble := admin_account.ensure():
+        raise DemoFailedError(f"the admin account could not be made: {trouble}")
     key = _issue_key()
     before = _read_books()
 
@@ -113,21 +111,10 @@ def _play(options: argparse.Namespace) -> None:
     _tell("The books")
     _manage("books", "--at-rest")
     _check(sent, before, after)
-    _close(password, stays_up=options.stays_up)
+    _close(stays_up=options.stays_up)
 
 
 # -- steps
-
-
-def _make_admin(password: str) -> None:
-    account = {
-        "DJANGO_SUPERUSER_USERNAME": ADMIN,
-        "DJANGO_SUPERUSER_EMAIL": "admin@example.com",
-        "DJANGO_SUPERUSER_PASSWORD": password,
-    }
-    made = _run("createsuperuser", "--noinput", environment=account)
-    if made.returncode and "already taken" not in made.stderr:
-        raise DemoFailedError(f"the admin account could not be made: {_last_line(made.stderr)}")
 
 
 def _issue_key() -> str:
@@ -241,14 +228,15 @@ def _check_against_emulator(emulator: str, after: Books) -> None:
     print("  The emulator's own arrival log adds up to the same.", flush=True)
 
 
-def _close(password: str, *, stays_up: bool) -> None:
+def _close(*, stays_up: bool) -> None:
     _tell("Every unit of usage is at Stripe, once.")
     if not stays_up:
         return
     ours = f"http://{LOOPBACK}:{os.environ['PORT']}"
+    password = admin_account.password(Path(os.environ["STATE_DIR"]))
     user, _, flower_password = os.environ["FLOWER_BASIC_AUTH"].partition(":")
     rows = [
-        ("Admin", f"{ours}/admin/", f"{ADMIN} / {password}"),
+        ("Admin", f"{ours}/admin/", f"{admin_account.ADMIN} / {password}"),
         ("API docs", f"{ours}/api/docs", ""),
         (
             "Flower",
@@ -278,16 +266,8 @@ def _manage(*arguments: str) -> None:
         raise DemoFailedError(f"`manage.py {' '.join(arguments)}` says no, see above")
 
 
-def _run(
-    *arguments: str, environment: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        _command(*arguments),
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **(environment or {})},
-    )
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(_command(*arguments), capture_output=True, text=True, check=False)
 
 
 def _command(*arguments: str) -> list[str]:

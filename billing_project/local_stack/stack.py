@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from billing_project.local_stack import binaries, ports, postgres, probes, valkey
+from billing_project.local_stack import admin_account, binaries, ports, postgres, probes, valkey
 from billing_project.local_stack.config import StackConfig
 from billing_project.local_stack.leftovers import ProcessRecord, end_leftovers
 from billing_project.local_stack.output import Output, Shown
@@ -86,7 +86,8 @@ def run(config: StackConfig, *, foreground: Foreground | None = None) -> int:
                     output.say(f"starting {', '.join(name for name in lines if name != RELEASE)}")
                     _start_lines(supervisor, config, lines)
                     if foreground is None:
-                        _announce(output, config, environment)
+                        has_login = database is not None and _make_admin(supervisor, config)
+                        _announce(output, config, environment, has_login=has_login)
                         return supervisor.attend()
                     return supervisor.attend(foreground.command, then_stay=foreground.then_stay)
                 except StopRequestedError:
@@ -218,13 +219,29 @@ def _start_lines(supervisor: Supervisor, config: StackConfig, lines: Mapping[str
     supervisor.wait_until_ready(*services)
 
 
-def _announce(output: Output, config: StackConfig, environment: Mapping[str, str]) -> None:
+def _make_admin(supervisor: Supervisor, config: StackConfig) -> bool:
+    """Make the admin's login, where there is a Django to log in to."""
+    if not (config.root / "manage.py").is_file():
+        return False
+    command = (sys.executable, "-m", "billing_project.local_stack.admin_account")
+    return supervisor.run_to_end(Service(RELEASE, command)) == 0
+
+
+def _announce(
+    output: Output, config: StackConfig, environment: Mapping[str, str], *, has_login: bool
+) -> None:
     ours = f"http://{ports.LOOPBACK}:{config.port}"
-    output.say(f"ready: admin {ours}/admin/  API {ours}/api/docs")
-    user, _, password = environment["FLOWER_BASIC_AUTH"].partition(":")
+    login = ""
+    if has_login:
+        login = (
+            f" (user {admin_account.ADMIN}, password {admin_account.password(config.state_dir)})"
+        )
+    output.say(f"ready: admin {ours}/admin/{login}")
+    output.say(f"       API {ours}/api/docs")
+    user, _, flower_password = environment["FLOWER_BASIC_AUTH"].partition(":")
     output.say(
         f"       Flower http://{ports.LOOPBACK}:{config.flower_port} (user {user}, "
-        f"password {password})"
+        f"password {flower_password})"
     )
     if config.starts_emulator:
         output.say(f"       Stripe emulator {environment['STRIPE_EMULATOR_URL']}")
