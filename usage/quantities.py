@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Any
 
 MAX_DIGITS = 15
@@ -12,6 +12,8 @@ MAX_DIGITS = 15
 
 MAX_VALUE = 10**MAX_DIGITS - 1
 
+_EXACT = Context(prec=10_000)
+"""More digits than an event's data can hold. The default context would round away all but 28."""
 _DECIMAL_TEXT = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?")
 
 
@@ -39,7 +41,7 @@ def read_quantity(value: Any, *, scale: int) -> int:
             raise InvalidQuantity("must be a finite number")
         if value.adjusted() > MAX_DIGITS:
             raise InvalidQuantity(f"must be at most {MAX_VALUE} of the meter's smallest unit")
-        scaled = value.scaleb(scale)
+        scaled = value.scaleb(scale, _EXACT)
         number = int(scaled)
         if number != scaled:
             raise InvalidQuantity(

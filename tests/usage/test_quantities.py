@@ -46,6 +46,9 @@ def test_quantity_is_read_exactly(value, scale, expected):
         ("１２", 0, "must be a number"),  # noqa: RUF001 - digits of another script are the point
         (" 5", 0, "must be a number"),
         ("5\n", 0, "must be a number"),
+        ("123456789.00000000000000000001", 0, "must be a whole number"),
+        (Decimal("0." + "9" * 40), 0, "must be a whole number"),
+        (Decimal("1." + "0" * 8_000 + "1"), 3, "must have at most 3 decimals"),
         (Decimal("NaN"), 0, "must be a finite number"),
         (Decimal("1e400"), 0, f"must be at most {MAX_VALUE} of the meter's smallest unit"),
         (MAX_VALUE + 1, 0, f"must be at most {MAX_VALUE} of the meter's smallest unit"),
