@@ -6,7 +6,7 @@ import json
 from datetime import timedelta
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.test import Client
 from django.utils import timezone
 
@@ -323,6 +323,15 @@ def test_when_the_database_cannot_store_the_caller_is_told_to_come_back(post):
 
     assert answer.status_code == 503
     assert answer["Retry-After"] == "5"
+    assert stored() == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_no_answer_can_come_before_the_outermost_commit(post):
+    """F03: inside somebody's transaction a 2xx would be a promise nobody keeps."""
+    with transaction.atomic(), pytest.raises(RuntimeError, match="durable"):
+        post(event())
+
     assert stored() == []
 
 

@@ -295,6 +295,17 @@ def test_a_wake_up_releases_the_held_usage_of_every_run(store, meters, now):
     assert values() == {"input_tokens": 3, "llm_calls": 3}
 
 
+def test_a_release_leaves_alone_what_its_run_has_sent(store, acme, meters, now):
+    Meter.objects.filter(pk=meters.input.pk).update(stripe_meter_id=None)
+    store(report("a", at=now, input_tokens=7))
+    flush.flush_batches(now=now)
+    Meter.objects.filter(pk=meters.input.pk).update(stripe_meter_id="mtr_late")
+
+    assert holding.release(now=now) == 1
+
+    assert values() == {"input_tokens": 7, "llm_calls": 1}
+
+
 def test_a_released_row_cannot_be_released_into_the_same_cell_twice(store, meters, now):
     store(report("a", at=now, subject="late", input_tokens=7))
     flush.flush_batches(now=now)
