@@ -14,6 +14,7 @@ from stripe_emulator.asgi import Application
 from stripe_emulator.core.emulator import Emulator
 from stripe_emulator.core.faults import KINDS
 from stripe_emulator.core.records import IdempotencyRecord, IdentifierRecord
+from stripe_emulator.core.routing import API_HOST
 from stripe_emulator.core.settings import Settings
 from stripe_emulator.disk_records import DiskRecords
 from stripe_emulator.saved_state import SavedState
@@ -59,11 +60,14 @@ def main(arguments: list[str] | None = None) -> int:
         # Webhook threads that wait for an endpoint must not hold the process up.
         os._exit(0)
 
-    application = Application(
-        emulator, [store.run for store in kept if isinstance(store, SavedState)]
-    )
+    saving = [store.run for store in kept if isinstance(store, SavedState)]
+    apart = options.stream_port is not None
+    application = Application(emulator, saving, host=API_HOST if apart else "")
+    doors = {"--port": (application, options.port)}
+    if apart:
+        doors["--stream-port"] = (application.stream_door(), options.stream_port)
     try:
-        asyncio.run(serve(application, host=options.host, port=options.port, end=end))
+        asyncio.run(serve(doors, host=options.host, end=end))
     except PortTakenError as error:
         print(error, file=sys.stderr)  # noqa: T201  a sentence for the person who started it
         return 1
@@ -108,6 +112,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--port", type=int, default=12111, help="port to listen on (default %(default)s)"
+    )
+    parser.add_argument(
+        "--stream-port",
+        type=int,
+        metavar="PORT",
+        help="serve the meter event stream on this port and nowhere else, and nothing else there, "
+        "as Stripe's two hosts do (default: --port serves everything)",
     )
     parser.add_argument(
         "--state",

@@ -8,6 +8,7 @@ from typing import Any
 
 from stripe_emulator.control import Control
 from stripe_emulator.core.emulator import Emulator
+from stripe_emulator.core.routing import STREAM_HOST
 from stripe_emulator.core.wire import Fate, Reply, Request
 from stripe_emulator.delivering import Deliverer
 from stripe_emulator.sockets import cut
@@ -30,12 +31,25 @@ BEFORE_CUT_SECONDS = 0.05
 
 
 class Application:
-    """Serve one emulator; its webhooks are delivered while the lifespan lasts."""
+    """Serve one emulator; its webhooks are delivered while the lifespan lasts.
 
-    def __init__(self, emulator: Emulator, background: Sequence[Background] = ()) -> None:
+    `host` is the one of Stripe's hosts this address stands for: it serves what that host serves,
+    and refuses the rest. An empty one stands for all of them.
+    """
+
+    def __init__(
+        self, emulator: Emulator, background: Sequence[Background] = (), *, host: str = ""
+    ) -> None:
         self.emulator = emulator
+        self.host = host
         self.control = Control(emulator)
         self._background = [Deliverer(emulator).run, *background]
+
+    def stream_door(self) -> "Application":
+        """Return the same emulator at the stream's address; the work behind it stays with us."""
+        door = Application(self.emulator, host=STREAM_HOST)
+        door._background = []
+        return door
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the lifespan."""
@@ -67,8 +81,9 @@ class Application:
                 for name, value in scope["headers"]
             },
             body=await _body(receive),
+            host=self.host,
         )
-        if self.control.owns(request.path):
+        if self.host != STREAM_HOST and self.control.owns(request.path):
             await _answer(send, self.control.handle(request))
             return
         try:
@@ -135,4 +150,4 @@ async def _start(send: Send, reply: Reply) -> None:
 
 def _cut(scope: Scope) -> None:
     host, port = scope["client"]
-    cut(host, int(port))
+    cut(host, int(port), at_port=int(scope["server"][1]))

@@ -10,12 +10,14 @@ _DESCRIPTORS = Path("/dev/fd")
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
-def cut(host: str, port: int) -> bool:
-    """Shut the connection whose other end is host:port, without another byte.
+def cut(host: str, port: int, *, at_port: int) -> bool:
+    """Shut the connection of our `at_port` whose other end is host:port, without another byte.
 
-    False when there is none. The descriptor is found by its peer's address and shut through a
-    duplicate, so the server's own handle stays valid and simply sees the end of the stream.
+    False when there is none. Two of our ports can have peers of the same address. The descriptor is
+    found by both ends' addresses and shut through a duplicate, so the server's own handle stays
+    valid and simply sees the end of the stream.
     """
+    wanted = (host, port, at_port)
     for entry in _DESCRIPTORS.iterdir():
         try:
             if not stat.S_ISSOCK(os.fstat(int(entry.name)).st_mode):
@@ -23,7 +25,7 @@ def cut(host: str, port: int) -> bool:
             with socket.socket(fileno=os.dup(int(entry.name))) as connection:
                 if connection.family not in {socket.AF_INET, socket.AF_INET6}:
                     continue
-                if connection.getpeername()[:2] == (host, port):
+                if (*connection.getpeername()[:2], connection.getsockname()[1]) == wanted:
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
                     connection.shutdown(socket.SHUT_RDWR)
                     return True

@@ -13,7 +13,7 @@ from stripe_emulator.core.expansion import render, render_page
 from stripe_emulator.core.faults import FaultRule
 from stripe_emulator.core.forms import decode
 from stripe_emulator.core.idempotency import fingerprint
-from stripe_emulator.core.keys import caller_of, token_of
+from stripe_emulator.core.keys import caller_of, masked, token_of
 from stripe_emulator.core.params import parse
 from stripe_emulator.core.parts import Parts
 from stripe_emulator.core.records import IdempotencyRecord
@@ -87,14 +87,14 @@ class Exchange:
         request = self.request
         found = find_route(request.method, request.path, request.host)
         token = token_of(request)
-        if request.path == STREAM_PATH and found is not None:
-            caller = caller_of_token(self.world, token)
-        else:
-            caller = caller_of(token)
-        self.livemode, self.key = caller.livemode, caller.masked
         if found is None:
+            # Before the key, so that a call to the wrong one of Stripe's hosts says what is wrong.
+            self.livemode, self.key = "_test_" not in token, masked(token)
             raise unknown_url(request.method, request.path)
         route, path = found
+        streams = route.path == STREAM_PATH
+        caller = caller_of_token(self.world, token) if streams else caller_of(token)
+        self.livemode, self.key = caller.livemode, caller.masked
         raw = self._raw_params(route)
         self._check_rate(route)
         if self.v2 and "stripe-version" not in request.headers:

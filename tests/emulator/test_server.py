@@ -236,6 +236,121 @@ def test_taken_port_is_said_in_a_sentence(program):
     assert len(other.stderr.splitlines()) == 1
 
 
+@pytest.fixture
+def two_ports() -> Iterator[tuple[Program, str]]:
+    """The program with the stream on an address of its own."""
+    port = free_port()
+    made = Program("--stream-port", str(port))
+    yield made, f"http://127.0.0.1:{port}"
+    made.stop()
+
+
+def apart(program: Program, stream: str, key: str = "sk_test_emulator") -> stripe.StripeClient:
+    program.http = stripe.RequestsClient(timeout=10)
+    return stripe.StripeClient(
+        key, http_client=program.http, base_addresses={"api": program.base, "meter_events": stream}
+    )
+
+
+def usage_of(client: stripe.StripeClient, identifier: str) -> dict[str, object]:
+    """An event for a new meter and customer."""
+    client.v1.billing.meters.create(
+        {
+            "display_name": identifier,
+            "event_name": identifier,
+            "default_aggregation": {"formula": "sum"},
+        }
+    )
+    payload = {"stripe_customer_id": client.v1.customers.create({}).id, "value": "2"}
+    return {"event_name": identifier, "payload": payload, "identifier": identifier}
+
+
+def test_stream_has_an_address_of_its_own(two_ports):
+    program, stream = two_ports
+    client = apart(program, stream)
+    event = usage_of(client, "one")
+    token = client.v2.billing.meter_event_session.create().authentication_token
+
+    client.v2.billing.meter_event_stream.create({"events": [event]}, {"api_key": token})
+
+    assert program.control("GET", "truth")["event_names"] == {"one": {"count": 1, "sum": "2"}}
+
+
+def test_stream_is_not_on_the_api_port_when_it_has_its_own(two_ports):
+    program, _ = two_ports
+    client = apart(program, program.base)
+    event = usage_of(client, "one")
+    token = client.v2.billing.meter_event_session.create().authentication_token
+
+    with pytest.raises(stripe.StripeError, match="Unrecognized request URL") as caught:
+        client.v2.billing.meter_event_stream.create({"events": [event]}, {"api_key": token})
+
+    assert caught.value.http_status == 404
+    assert program.control("GET", "truth")["event_names"] == {}
+
+
+def test_everything_else_is_not_on_the_streams_port(two_ports):
+    program, stream = two_ports
+    client = apart(program, stream)
+    refused = []
+    for method, path in (("post", "/v1/customers"), ("post", "/v2/billing/meter_event_session")):
+        with pytest.raises(stripe.StripeError, match="Unrecognized request URL") as caught:
+            client.raw_request(method, path, base="meter_events")
+        refused.append(caught.value.http_status)
+    connection = http.client.HTTPConnection(stream.removeprefix("http://"), timeout=10)
+    pages = []
+    for path in ("/", "/_emulator/health"):
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        answer.read()
+        pages.append(answer.status)
+    connection.close()
+
+    assert (refused, pages) == ([404, 404], [404, 404])
+    assert client.v1.customers.list().data == []
+
+
+def test_one_port_serves_both_unless_asked_otherwise(program):
+    client = program.client()
+    event = usage_of(client, "one")
+    token = client.v2.billing.meter_event_session.create().authentication_token
+
+    client.v2.billing.meter_event_stream.create({"events": [event]}, {"api_key": token})
+
+    assert program.control("GET", "truth")["event_names"] == {"one": {"count": 1, "sum": "2"}}
+
+
+def test_connection_of_the_streams_port_breaks_too(two_ports):
+    program, stream = two_ports
+    client = apart(program, stream)
+    event = usage_of(client, "one")
+    token = client.v2.billing.meter_event_session.create().authentication_token
+    program.control("POST", "faults", {"kind": "answer_lost", "count": 1})
+
+    with pytest.raises(stripe.APIConnectionError):
+        client.v2.billing.meter_event_stream.create({"events": [event]}, {"api_key": token})
+
+    assert program.control("GET", "truth")["event_names"] == {"one": {"count": 1, "sum": "2"}}
+
+
+def test_taken_stream_port_names_its_own_option(program):
+    other = subprocess.run(
+        [
+            *(sys.executable, "-m", "stripe_emulator", "--port", str(free_port())),
+            *("--stream-port", str(program.port)),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+
+    assert other.returncode == 1
+    assert other.stderr.startswith(f"Cannot listen on 127.0.0.1:{program.port}")
+    assert other.stderr.rstrip().endswith("Choose another with --stream-port.")
+
+
 def test_help_explains_everything():
     shown = subprocess.run(
         [sys.executable, "-m", "stripe_emulator", "--help"],
