@@ -5,7 +5,7 @@ from typing import Any
 from stripe_emulator.core import events, subscription_life
 from stripe_emulator.core.call import Answer, Call
 from stripe_emulator.core.collection import Object, in_span
-from stripe_emulator.core.errors import invalid
+from stripe_emulator.core.errors import ApiError, invalid
 from stripe_emulator.core.metadata import merged
 from stripe_emulator.core.params import (
     CREATED,
@@ -167,6 +167,14 @@ def remove(call: Call, customer: Object) -> None:
             "deleted": True,
             "_livemode": customer["livemode"],
         }
+    )
+
+
+def delete_discount(call: Call) -> Answer:
+    """Refuse: nothing here makes discounts, so no customer has one (the words are inferred)."""
+    customer = find(call, call.path["id"])
+    raise ApiError(
+        404, f"Customer '{customer['id']}' has no active discount.", code="resource_missing"
     )
 
 

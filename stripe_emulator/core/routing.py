@@ -73,6 +73,7 @@ ROUTES: Sequence[Route] = (
     Route("GET", "/v1/customers/{id}", customers.retrieve, ONLY_EXPAND),
     Route("POST", "/v1/customers/{id}", customers.update, customers.UPDATE),
     Route("DELETE", "/v1/customers/{id}", customers.delete, NO_PARAMETERS),
+    Route("DELETE", "/v1/customers/{id}/discount", customers.delete_discount, NO_PARAMETERS),
     Route("POST", "/v1/products", products.create, products.CREATE),
     Route("GET", "/v1/products", products.list_all, products.LIST),
     Route("GET", "/v1/products/{id}", products.retrieve, ONLY_EXPAND),

@@ -394,3 +394,18 @@ def test_meter_status_moves_and_filters(client, shop):
     )
     on = client.v1.billing.meters.reactivate(shop.meter.id)
     assert (on.status, on.status_transitions.deactivated_at) == ("active", None)
+
+
+@pytest.mark.parametrize(
+    ("customer", "message"),
+    [("", "has no active discount"), ("cus_nobody", "No such customer: 'cus_nobody'")],
+)
+def test_no_discount_to_delete_is_a_404(client, shop, customer, message):
+    error = refused(client.v1.customers.delete_discount, customer or shop.customer.id)
+
+    assert (type(error), error.http_status, error.code) == (
+        stripe.InvalidRequestError,
+        404,
+        "resource_missing",
+    )
+    assert message in error.error.message
