@@ -143,6 +143,20 @@ def test_one_unit_in_one_of_many_cells_is_found(sent, reconciled, acme, tokens, 
     assert case.deadline_at == now + 2 * HOUR + 3 * DAY
 
 
+@pytest.mark.parametrize("foreign", ["0.4", "0.000001"])
+def test_a_fraction_of_a_unit_is_found_and_shown_as_it_is(
+    sent, reconciled, acme, tokens, now, foreign
+):
+    """F83, F87."""
+    sent(100, at=now)
+    arrive_from_elsewhere(customer=acme, meter=tokens, at=now, value=Decimal(foreign))
+
+    reconciled()
+
+    [found] = Discrepancy.objects.all()
+    assert (found.ours, found.stripe, found.reason) == (100, 100 + Decimal(foreign), "excess")
+
+
 def test_usage_somebody_else_sent_is_found_in_any_hour(sent, reconciled, acme, tokens, now):
     """F84: also in an hour of ours without usage, and it is not corrected by itself."""
     sent(10, at=now)

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 import pytest
+from django.db import IntegrityError
 
 from billing.models import Case, Customer, Meter, MeterVersion, PeriodBoundary
 from tests.factories.usage import make_submission
@@ -293,6 +294,23 @@ def test_a_wake_up_releases_the_held_usage_of_every_run(store, meters, now):
 
     assert not HeldUsage.objects.filter(released_at=None).exists()
     assert values() == {"input_tokens": 3, "llm_calls": 3}
+
+
+def test_a_cell_of_a_run_is_held_once(store, meters, now):
+    store(report("a", at=now, subject="late"))
+    flush.flush_batches(now=now)
+    [row] = HeldUsage.objects.filter(meter=meters.input)
+    again = HeldUsage(
+        run=row.run,
+        subject=row.subject,
+        meter=row.meter,
+        window_start=row.window_start,
+        event_count=1,
+        reason=row.reason,
+    )
+
+    with pytest.raises(IntegrityError, match="usage_held_once"):
+        again.save()
 
 
 def test_a_release_leaves_alone_what_its_run_has_sent(store, acme, meters, now):
