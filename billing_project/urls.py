@@ -18,5 +18,6 @@ urlpatterns = [
     path("webhooks/stripe", webhooks.snapshot),
     path("webhooks/stripe/thin", webhooks.thin),
 ]
+handler400 = "billing_project.error_pages.bad_request"
 handler404 = "billing_project.error_pages.not_found"
 handler500 = "billing_project.error_pages.server_error"

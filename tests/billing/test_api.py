@@ -328,6 +328,15 @@ def test_unknown_address_below_the_api_is_a_problem(client):
     problem_of(client.post("/api/v1/customers/"), 404)
 
 
+@pytest.mark.parametrize("path", [CUSTOMERS, "/webhooks/stripe"])
+def test_a_body_too_large_to_be_read_is_a_problem(api, path):
+    problem_of(api("POST", path, raw="x" * 3_000_000), 413)
+
+
+def test_a_host_that_is_not_ours_is_a_problem(client):
+    problem_of(client.get(CUSTOMERS, headers={"Host": "elsewhere.example"}), 400)
+
+
 def test_root_leads_to_the_admin(client):
     answer = client.get("/")
 
