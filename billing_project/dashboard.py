@@ -41,6 +41,7 @@ def fill(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
         "reconciliation.view_reconciliationrun": _last_run,
     }
     user: Any = request.user
+    context["title"] = "What waits"
     context["cards"] = [card() for right, card in cards.items() if user.has_perm(right)]
     return context
 
