@@ -7,10 +7,11 @@ from itertools import product
 import pytest
 from django.db import IntegrityError, connection, transaction
 
+from tests.factories.usage import make_submission
 from tests.usage.conftest import report
 from usage import flush
 from usage.lifecycle import MOVES, State, is_legal
-from usage.models import Submission, SubmissionState, UsageEvent
+from usage.models import Attempt, Submission, SubmissionState, UsageEvent
 
 
 @pytest.mark.unit
@@ -79,3 +80,42 @@ def test_facts_cannot_be_changed_in_the_database(submission, statement):
         cursor.execute(statement)
 
     assert (list(UsageEvent.objects.values()), list(Submission.objects.values())) == before
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE usage_attempt SET outcome = 'not_accepted'",
+        "UPDATE usage_attempt SET outcome = NULL",
+        "DELETE FROM usage_attempt",
+    ],
+)
+def test_how_an_attempt_ended_is_learned_once(acme, meters, now, statement):
+    """F47: a late worker cannot overwrite what is known."""
+    make_submission(customer=acme, meter=meters.input, at=now, state=State.ACCEPTED)
+
+    with (
+        pytest.raises(IntegrityError),
+        transaction.atomic(),
+        connection.cursor() as cursor,
+    ):
+        cursor.execute(statement)
+
+    assert Attempt.objects.get().outcome == "accepted"
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE usage_attempt SET number = 2",
+        "UPDATE usage_attempt SET started_at = now()",
+    ],
+)
+def test_an_attempt_under_way_is_not_renamed(acme, meters, now, statement):
+    """The doubt it may become is counted from its beginning."""
+    make_submission(customer=acme, meter=meters.input, at=now, state=State.SENDING)
+
+    with pytest.raises(IntegrityError), transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(statement)
