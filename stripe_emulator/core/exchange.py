@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from stripe_emulator.core import fault_answers
+from stripe_emulator.core import expandable, fault_answers
 from stripe_emulator.core.arrivals import Arrival
 from stripe_emulator.core.call import Call
 from stripe_emulator.core.collection import Object, Page
@@ -100,6 +100,8 @@ class Exchange:
         if self.v2 and "stripe-version" not in request.headers:
             raise malformed("The Stripe-Version header is required.", code="missing_version")
         params = parse(route.takes, raw)
+        if params.get("expand"):
+            expandable.check(route.path, listed=route.listed, expand=params["expand"])
         known = self._known_answer()
         if known is not None:
             self.verdict = "replayed"

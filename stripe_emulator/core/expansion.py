@@ -1,5 +1,6 @@
 """From a stored object to the JSON a caller sees, with what `expand` asked for.
 
+Which paths may be asked for stands in `expandable`.
 Stored keys that begin with an underscore are hidden; some appear when expanded (`tiers`,
 `confirmation_secret`).
 """
@@ -9,24 +10,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from stripe_emulator.core.collection import Object, Page
-from stripe_emulator.core.errors import invalid
 from stripe_emulator.core.pricing import as_plan
 from stripe_emulator.core.world import EXPANDABLE_FIELDS, World
-
-MAX_DEPTH = 4
 
 
 def render(world: World, obj: Object, expand: Sequence[str] = ()) -> Object:
     """Return a copy of `obj` as Stripe shows it."""
     shown = _present(world, obj)
     for path in expand:
-        parts = path.split(".")
-        if len(parts) > MAX_DEPTH:
-            raise invalid(
-                f"You cannot expand more than {MAX_DEPTH} levels of a property ({path}).",
-                param="expand",
-            )
-        _expand(world, shown, parts, path)
+        _expand(world, shown, path.split("."))
     _hide(shown)
     return shown
 
@@ -56,27 +48,24 @@ def _present(world: World, obj: Object) -> Object:
     return shown
 
 
-def _expand(world: World, node: Any, parts: Sequence[str], path: str) -> None:
+def _expand(world: World, node: Any, parts: Sequence[str]) -> None:
+    """Follow a path that `expandable` let pass; where it leads to nothing, it is ignored."""
     if isinstance(node, list):
         for each in node:
-            _expand(world, each, parts, path)
+            _expand(world, each, parts)
         return
     if not isinstance(node, dict):
         return
     head, rest = parts[0], parts[1:]
-    if f"_{head}" in node:
+    if node.get(f"_{head}") is not None:
         node[head] = node[f"_{head}"]
-    elif head not in node:
-        raise invalid(f"This property cannot be expanded ({path}).", param="expand")
-    value = node[head]
-    if isinstance(value, str):
-        if head not in EXPANDABLE_FIELDS:
-            raise invalid(f"This property cannot be expanded ({path}).", param="expand")
+    value = node.get(head)
+    if isinstance(value, str) and head in EXPANDABLE_FIELDS:
         found = world.find(head, value)
         if found is not None:
             value = node[head] = _present(world, found)
     if rest:
-        _expand(world, value, rest, path)
+        _expand(world, value, rest)
 
 
 def _hide(node: Any) -> None:

@@ -49,6 +49,11 @@ class Route:
     def v2(self) -> bool:
         return self.path.startswith("/v2/")
 
+    @property
+    def listed(self) -> bool:
+        """Whether the answer is a page, in which paths of `expand` begin with `data`."""
+        return "limit" in self.takes.fields
+
 
 ROUTES: Sequence[Route] = (
     Route(
