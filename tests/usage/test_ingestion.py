@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from django.db import connection
 
 from billing.models import MeterVersion, Source
-from tests.usage.conftest import report
-from usage.ingestion import CONFLICT, Refusal, Stored, accept
+from tests.usage.conftest import make_meter, report
+from usage.ingestion import CONFLICT, Outcome, Refusal, Stored, accept
 from usage.models import EventConflict, IngestBatch, UsageEvent
 
 pytestmark = pytest.mark.integration
@@ -72,6 +74,48 @@ def test_a_known_id_with_another_payload_is_a_conflict_and_the_first_stays(store
     assert list(UsageEvent.objects.values()) == before
     assert EventConflict.objects.count() == 1
     assert EventConflict.objects.get().payload["subject"] == changed.get("subject", "acme")
+
+
+def test_a_known_id_with_another_type_is_a_conflict(store, now):
+    other = make_meter("other_calls")
+    MeterVersion.objects.filter(meter=other).update(event_type="other.call")
+    store(report("a", at=now))
+
+    assert store(report("a", at=now, type="other.call")) == [CONFLICT]
+
+
+SLOW_INSERTS = """
+CREATE FUNCTION slow_insert() RETURNS trigger LANGUAGE plpgsql AS
+    'BEGIN PERFORM pg_sleep(0.2); RETURN NEW; END';
+CREATE TRIGGER slow_insert BEFORE INSERT ON usage_usageevent
+    FOR EACH ROW EXECUTE FUNCTION slow_insert();
+"""
+
+
+@pytest.mark.postgres
+@pytest.mark.django_db(transaction=True)
+def test_two_requests_with_the_same_ids_in_another_order_do_not_deadlock(store, now):
+    with connection.cursor() as cursor:
+        cursor.execute(SLOW_INSERTS)
+    outcomes: list[list[Outcome]] = []
+
+    def request(*ids: str) -> None:
+        try:
+            outcomes.append(store(*(report(event_id, at=now) for event_id in ids)))
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=request, args=ids) for ids in (("a", "b"), ("b", "a"))]
+    try:
+        for thread in threads:
+            thread.start()
+    finally:
+        for thread in threads:
+            thread.join()
+        with connection.cursor() as cursor:
+            cursor.execute("DROP FUNCTION slow_insert CASCADE")
+
+    assert sorted(outcomes) == [[Stored.ACCEPTED] * 2, [Stored.DUPLICATE] * 2]
 
 
 def test_ids_inside_one_request_are_judged_like_those_of_two(store, now):

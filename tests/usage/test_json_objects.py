@@ -85,6 +85,7 @@ def test_repeated_keys_are_found_whatever_stands_around_them(pairs):
         (b'{"a":"\\ud800"}', "must be a JSON object"),
         (b'{"a":1e400}', "must not hold a number beyond 30 digits"),
         (b'{"a":1e-400}', "must not hold a number beyond 30 digits"),
+        (b'{"a":0e-20000}', "must not hold a number beyond 30 digits"),
         (b'{"a":1e99999999999999999999}', "must not hold a number beyond 30 digits"),
         (b'{"a":1e-99999999999999999999}', "must not hold a number beyond 30 digits"),
         (b'{"a":' + b"9" * 60 + b"}", "must not hold a number beyond 30 digits"),
