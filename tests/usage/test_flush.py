@@ -296,6 +296,25 @@ def test_a_wake_up_releases_the_held_usage_of_every_run(store, meters, now):
     assert values() == {"input_tokens": 3, "llm_calls": 3}
 
 
+def test_a_release_reads_events_as_their_run_did(store, meters, now):
+    store(report("a", at=now, subject="late", input_tokens=7, other=100))
+    flush.flush_batches(now=now)
+    was = MeterVersion.objects.get(meter=meters.input)
+    MeterVersion.objects.update(effective_until=now + timedelta(days=1))
+    MeterVersion.objects.create(
+        meter=meters.input,
+        event_type=was.event_type,
+        value_property="other",
+        measures=was.measures,
+        effective_from=was.effective_from,
+    )
+    Customer.objects.create(external_id="late", stripe_customer_id="cus_late")
+
+    holding.release(now=now)
+
+    assert values() == {"input_tokens": 7, "llm_calls": 1}
+
+
 def test_a_cell_of_a_run_is_held_once(store, meters, now):
     store(report("a", at=now, subject="late"))
     flush.flush_batches(now=now)
