@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 from typing import NoReturn, Protocol
 
+from stripe_emulator import manual
 from stripe_emulator.arrival_file import ArrivalFile
 from stripe_emulator.asgi import Application
 from stripe_emulator.core.emulator import Emulator
-from stripe_emulator.core.faults import KINDS
 from stripe_emulator.core.records import IdempotencyRecord, IdentifierRecord
 from stripe_emulator.core.routing import API_HOST
 from stripe_emulator.core.settings import Settings
@@ -20,27 +20,6 @@ from stripe_emulator.disk_records import DiskRecords
 from stripe_emulator.saved_state import SavedState
 from stripe_emulator.server import PortTakenError, serve
 from stripe_emulator.version import API_VERSION
-
-_EPILOG = """\
-Point a Stripe SDK at it:
-  stripe.StripeClient("sk_test_emulator", base_addresses={name: "http://127.0.0.1:12111"
-                      for name in ("api", "files", "connect", "meter_events")})
-Any key that begins with sk_ or rk_ is taken; one with _test_ in it is test mode.
-
-Look at it:      http://HOST:PORT/                        what it holds, for people
-Ask the judge:   GET  /_emulator/truth[?customer=&event_name=&recount=1]
-                 GET  /_emulator/arrivals?after=N&limit=M
-                 GET  /_emulator/violations               GET /_emulator/deliveries
-Move time:       POST /_emulator/clock      {"advance_seconds": 3600} or {"now": 1800000000,
-"frozen": true} Break things:    POST /_emulator/faults     {"kind": "answer_lost", "path":
-"/v1/billing/meter_events",
-                                             "probability": 0.05, "count": 10, "seed": 1}
-                 DELETE /_emulator/faults[?id=fault_1]
-Change rules:    POST /_emulator/settings   {"settle_lag_seconds": 60, "rate_limits": "live"}
-Go back:         POST /_emulator/snapshots  {"name": "clean"}, POST /_emulator/restore {"name":
-"clean"} Start over:      POST /_emulator/reset      GET /_emulator/health
-
-"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -100,11 +79,10 @@ def _emulator(options: argparse.Namespace) -> tuple[Emulator, list[Store]]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    kinds = "\n".join(f"  {kind:<20} {what}" for kind, what in KINDS.items())
     parser = argparse.ArgumentParser(
         prog="python -m stripe_emulator",
         description=f"A stateful Stripe for usage billing, API version {API_VERSION}.",
-        epilog=f"{_EPILOG}Kinds of fault:\n{kinds}",
+        epilog=manual.text(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(

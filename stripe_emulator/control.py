@@ -56,6 +56,10 @@ class Control:
         """Tell whether a path is ours and not Stripe's."""
         return path in {"/", ICON} or path.startswith(PREFIX)
 
+    def known(self) -> list[str]:
+        """Return every control call, as method and path."""
+        return sorted(f"{method} {PREFIX}{name}" for method, name in self._routes)
+
     def handle(self, request: Request) -> Reply:
         """Answer; mistakes are a 400 with an `error` sentence."""
         if request.path == ICON:
@@ -66,8 +70,7 @@ class Control:
             return Reply(200, {"Content-Type": "text/html; charset=utf-8"}, html)
         answer = self._routes.get((request.method, request.path.removeprefix(PREFIX).rstrip("/")))
         if answer is None:
-            known = sorted(f"{method} {PREFIX}{name}" for method, name in self._routes)
-            return _json(404, {"error": "There is no such control.", "known": known})
+            return _json(404, {"error": "There is no such control.", "known": self.known()})
         catch_up(self.emulator.world)
         try:
             query = {name: values[-1] for name, values in parse_qs(request.query).items()}

@@ -15,8 +15,8 @@ T = TypeVar("T")
 KINDS = {
     "answer_lost": "the request is processed, then the connection closes without an answer",
     "drop_before": "the connection closes, nothing was processed",
-    "500_before": "a 500, stored under the idempotency key; nothing was processed",
-    "500_after": "processed, then a 500, stored under the idempotency key and replayed",
+    "500_before": "a 500 with nothing processed; v1 stores it under the idempotency key",
+    "500_after": "processed, then a 500; v1 stores it under the idempotency key and replays it",
     "503": "a 503 before anything ran; nothing is stored",
     "429": "a 429 with Stripe-Rate-Limited-Reason: global-rate; nothing ran",
     "429_without_reason": "a bare 429; nothing ran",

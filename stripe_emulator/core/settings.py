@@ -1,6 +1,7 @@
-"""The knobs of the emulator.
+"""The knobs of the emulator, each with the sentence that explains it.
 
-Each default is the strictest behaviour Stripe is known or thought to have.
+Each default is the strictest behaviour Stripe is known or thought to have; limits and lags that
+would slow a test down are off.
 """
 
 import dataclasses
@@ -11,57 +12,59 @@ HOUR_SECONDS = 3600
 DAY_SECONDS = 24 * HOUR_SECONDS
 
 
+def _setting(default: Any, what: str) -> Any:
+    """Return a field with the sentence `--help` shows of it."""
+    return dataclasses.field(default=default, metadata={"what": what})
+
+
 @dataclass(slots=True)
 class Settings:
     """Change them in process, or through `POST /_emulator/settings`."""
 
-    identifier_window_seconds: int = DAY_SECONDS
-    """How long a meter event identifier is remembered.
-
-    Stripe promises at least this; we give exactly it.
-    """
-
-    idempotency_window_seconds: int = DAY_SECONDS
-    """After this a v1 Idempotency-Key acts anew."""
-
-    idempotency_window_v2_seconds: int = 30 * DAY_SECONDS
-    """The same for v2, where only successes are replayed."""
-
-    settle_lag_seconds: float = 0.0
-    """Between accepting an event and counting it in summaries."""
-
-    unknown_usage: Literal["refuse", "report"] = "refuse"
-    """What v1 does with an unknown customer or meter: a 400, or a 200 and an error report."""
-
-    report_window_seconds: float = 10.0
-    """Asynchronous refusals of one window share one error report."""
-
-    report_samples: int = 5
-    """How many refused events an error report names, of each code."""
-
-    rate_limits: Literal["off", "live", "sandbox"] = "off"
-    """Which of Stripe's published rates to enforce."""
-
-    one_call_per_pair: bool = False
-    """Whether a second call in flight for one customer and meter is refused with a 429."""
-
-    session_seconds: int = 15 * 60
-    """How long a meter event session lasts."""
-
-    test_clock_advance_seconds: float = 0.0
-    """How long a test clock takes to arrive; also 0 is a moment after the answer."""
-
-    adjustment_span_seconds: int = DAY_SECONDS
-    """How long after receipt an event can be cancelled."""
-
-    webhook_retry_seconds: tuple[int, ...] = (1, 2, 5, 10, 30, 60, 300, 900, 3600)
-    """Waits before each repeat of a failed delivery. Stripe waits hours; a local stack cannot."""
-
-    cycle_invoices: bool = False
-    """Whether periods end with an invoice; off while its later life is not emulated."""
-
-    first_payment_hours: int = 23
-    """How long an incomplete subscription waits for its first payment."""
+    identifier_window_seconds: int = _setting(
+        DAY_SECONDS,
+        "how long a meter event identifier is remembered; Stripe promises at least a day",
+    )
+    idempotency_window_seconds: int = _setting(
+        DAY_SECONDS, "after this a v1 Idempotency-Key acts anew"
+    )
+    idempotency_window_v2_seconds: int = _setting(
+        30 * DAY_SECONDS, "the same for v2, where only successes are replayed"
+    )
+    settle_lag_seconds: float = _setting(
+        0.0, "between accepting an event and counting it in summaries"
+    )
+    unknown_usage: Literal["refuse", "report"] = _setting(
+        "refuse",
+        "what v1 does with an unknown customer or meter: refuse with a 400, or report it later",
+    )
+    report_window_seconds: float = _setting(
+        10.0, "asynchronous refusals of one window share one error report"
+    )
+    report_samples: int = _setting(5, "how many refused events of each code an error report names")
+    rate_limits: Literal["off", "live", "sandbox"] = _setting(
+        "off", "which of Stripe's published rates to enforce: off, live, sandbox"
+    )
+    one_call_per_pair: bool = _setting(
+        False, "whether a second call in flight for a customer and meter is refused with a 429"
+    )
+    session_seconds: int = _setting(15 * 60, "how long a meter event session lasts")
+    test_clock_advance_seconds: float = _setting(
+        0.0, "how long a test clock takes to arrive; also 0 is a moment after the answer"
+    )
+    adjustment_span_seconds: int = _setting(
+        DAY_SECONDS, "how long after its receipt an event can be cancelled"
+    )
+    webhook_retry_seconds: tuple[int, ...] = _setting(
+        (1, 2, 5, 10, 30, 60, 300, 900, 3600),
+        "waits before each repeat of a failed delivery; Stripe's are hours",
+    )
+    cycle_invoices: bool = _setting(
+        False, "whether billing periods end with an invoice; its later life is not emulated"
+    )
+    first_payment_hours: int = _setting(
+        23, "how long an incomplete subscription waits for its first payment"
+    )
 
     def change(self, **values: Any) -> None:
         """Set the named knobs; an unknown name or a value of another type raises ValueError."""
@@ -70,6 +73,11 @@ class Settings:
             if name not in known:
                 raise ValueError(f"There is no setting {name}. Known: {', '.join(sorted(known))}.")
             setattr(self, name, _fitting(name, getattr(self, name), value))
+
+    @classmethod
+    def explained(cls) -> dict[str, str]:
+        """Return what each setting does."""
+        return {each.name: each.metadata["what"] for each in dataclasses.fields(cls)}
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

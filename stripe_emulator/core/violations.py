@@ -5,6 +5,16 @@ from typing import Any
 
 import msgspec
 
+KINDS = {
+    "identifier_with_two_payloads": "one identifier arrived with different contents",
+    "identifier_after_window": "an identifier came again when it was no longer remembered, and "
+    "counted again",
+    "timestamp_out_of_range": "older than 35 days or more than five minutes ahead",
+    "two_calls_in_flight": "a second single-event call for a customer and meter before the first "
+    "was answered",
+}
+"""Every kind of breach and what it means."""
+
 KEPT = 10_000
 """So many are kept in full; later ones are only counted, so that memory stays bounded."""
 

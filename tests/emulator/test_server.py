@@ -15,6 +15,11 @@ from pathlib import Path
 import pytest
 import stripe
 
+from stripe_emulator import Emulator, Settings
+from stripe_emulator.control import Control
+from stripe_emulator.core.faults import KINDS, FaultRule
+from stripe_emulator.core.violations import KINDS as VIOLATIONS
+
 pytestmark = pytest.mark.stack
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -360,16 +365,32 @@ def test_help_explains_everything():
         timeout=20,
         check=True,
     ).stdout
+    controls = Control(Emulator()).known()
 
-    for word in (
-        "--state",
-        "--forward-to",
-        "--forward-thin-to",
-        "--webhook-secret",
-        "/_emulator/truth",
-        "answer_lost",
-    ):
-        assert word in shown
+    missing = [
+        word
+        for word in (
+            *("--port", "--host", "--state", "--forward-to", "--forward-thin-to", "--seed"),
+            *(
+                "--stream-port",
+                "--webhook-secret",
+                "--log-level",
+                "event destinations",
+                "GET    /  ",
+            ),
+            *(f"\n  {kind}\n      " for kind in (*KINDS, *VIOLATIONS)),
+            *(f"\n  {name} (" for name in Settings.explained()),
+            *FaultRule.__struct_fields__[:-2],
+        )
+        if word not in shown
+    ]
+    assert missing == []
+    assert [
+        control
+        for control in controls
+        if f"  {control.partition(' ')[0]:<6} {control.partition(' ')[2]} " not in shown
+    ] == []
+    assert max(map(len, shown.splitlines())) <= 100
 
 
 def test_many_clients_at_once_are_all_let_in(program):
