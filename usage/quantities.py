@@ -14,6 +14,7 @@ MAX_VALUE = 10**MAX_DIGITS - 1
 
 _EXACT = Context(prec=10_000)
 """More digits than an event's data can hold. The default context would round away all but 28."""
+_TOO_MUCH = f"must be at most {MAX_VALUE} of the meter's smallest unit"
 _DECIMAL_TEXT = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?")
 
 
@@ -30,29 +31,35 @@ def read_quantity(value: Any, *, scale: int) -> int:
     Raises:
         InvalidQuantity: with the reason, as a caller should read it.
     """
-    if isinstance(value, bool) or not isinstance(value, int | Decimal | str):
-        raise InvalidQuantity("must be a number")
-    if isinstance(value, str):
-        if not _DECIMAL_TEXT.fullmatch(value):
-            raise InvalidQuantity("must be a number")
-        value = Decimal(value)
-    if isinstance(value, Decimal):
-        if not value.is_finite():
-            raise InvalidQuantity("must be a finite number")
-        if value.adjusted() > MAX_DIGITS:
-            raise InvalidQuantity(f"must be at most {MAX_VALUE} of the meter's smallest unit")
-        scaled = value.scaleb(scale, _EXACT)
-        number = int(scaled)
-        if number != scaled:
-            raise InvalidQuantity(
-                "must be a whole number" if scale == 0 else f"must have at most {scale} decimals"
-            )
+    # By type, not by instance: a boolean is an integer to Python and to nobody else.
+    kind = type(value)
+    number: int
+    if kind is int:
+        number = value * 10**scale if scale else value
+    elif kind is Decimal:
+        number = _whole(value, scale=scale)
+    elif kind is str and _DECIMAL_TEXT.fullmatch(value):
+        number = _whole(Decimal(value), scale=scale)
     else:
-        number = value * 10**scale
+        raise InvalidQuantity("must be a number")
     if number < 0:
         raise InvalidQuantity("must not be negative")
     if number > MAX_VALUE:
-        raise InvalidQuantity(f"must be at most {MAX_VALUE} of the meter's smallest unit")
+        raise InvalidQuantity(_TOO_MUCH)
+    return number
+
+
+def _whole(value: Decimal, *, scale: int) -> int:
+    if not value.is_finite():
+        raise InvalidQuantity("must be a finite number")
+    if value.adjusted() > MAX_DIGITS:
+        raise InvalidQuantity(_TOO_MUCH)
+    scaled = value.scaleb(scale, context=_EXACT)
+    number = int(scaled)
+    if number != scaled:
+        raise InvalidQuantity(
+            f"must have at most {scale} decimals" if scale else "must be a whole number"
+        )
     return number
 
 

@@ -7,7 +7,9 @@ knows nothing of PostgreSQL. Whether "last" was meant is not ours to guess when 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from decimal import Decimal, DecimalException
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -15,6 +17,7 @@ import msgspec
 MAX_DEPTH = 5
 MAX_EXPONENT = 30
 """Beyond any quantity, and far below what would fill a page of the database with zeros."""
+BEYOND = 10 ** (MAX_EXPONENT + 1)
 
 _TOO_LONG = "must not hold a number beyond 30 digits"
 
@@ -60,28 +63,37 @@ def has_repeated_key(text: bytes) -> bool:
     return repeated
 
 
-def _measure(value: Any, *, depth: int) -> tuple[int, int]:
-    """Count keys, and colons inside strings, and refuse what must not be stored."""
-    if isinstance(value, str):
-        if "\0" in value:
-            raise NotAnObject("must not hold a NUL character")
-        return 0, value.count(":")
-    if isinstance(value, Decimal | int):
-        if abs(Decimal(value).adjusted()) > MAX_EXPONENT:
-            raise NotAnObject(_TOO_LONG)
-        return 0, 0
-    if value is None:
-        return 0, 0
+def _measure(container: dict[str, Any] | list[Any], *, depth: int) -> tuple[int, int]:
+    """Count keys, and colons inside strings, and refuse what must not be stored.
+
+    Plain values are looked at in the loop, not by a call each: this runs for every event.
+    """
     if depth > MAX_DEPTH:
         raise NotAnObject(f"must not be deeper than {MAX_DEPTH} levels")
     keys = colons = 0
-    children = value
-    if isinstance(value, dict):
-        keys = len(value)
-        colons = sum(_measure(key, depth=depth)[1] for key in value)
-        children = value.values()
-    for child in children:
-        more_keys, more_colons = _measure(child, depth=depth + 1)
-        keys += more_keys
-        colons += more_colons
+    values: Iterable[Any] = container
+    if isinstance(container, dict):
+        keys = len(container)
+        values = chain(container, container.values())
+    for value in values:
+        kind = type(value)
+        if kind is str:
+            if "\0" in value:
+                raise NotAnObject("must not hold a NUL character")
+            colons += value.count(":")
+        elif kind is int:
+            if not -BEYOND < value < BEYOND:
+                raise NotAnObject(_TOO_LONG)
+        elif kind is Decimal:
+            _check_order(value)
+        elif kind is dict or kind is list:
+            more_keys, more_colons = _measure(value, depth=depth + 1)
+            keys += more_keys
+            colons += more_colons
     return keys, colons
+
+
+def _check_order(value: Decimal) -> None:
+    # Small ones, too: 1e-400 is near 0 and as long to store as 1e400.
+    if abs(value.adjusted()) > MAX_EXPONENT:
+        raise NotAnObject(_TOO_LONG)
