@@ -93,6 +93,10 @@ lock: $(STAMP) ## Resolve requirements*.in again into the lock files, with hashe
 bench: $(STAMP) ## Measure, against references in the same run (ARGS=)
 	@exec $(STACK) with-services --broker --durable -- python -m tests.bench $(ARGS)
 
+.PHONY: bench-emulator
+bench-emulator: $(STAMP) ## Measure the emulator alone: its speed over HTTP and its memory (ARGS=)
+	@$(VENV)/python -m stripe_emulator.bench $(ARGS)
+
 .PHONY: flush
 flush: $(STAMP) ## Fold stored usage into submissions now, without Celery
 	$(NEEDS_STACK)
