@@ -1,5 +1,6 @@
 """What happened, as snapshot and thin events, and who is owed a delivery of it."""
 
+import copy
 from typing import Any
 
 from stripe_emulator.core.collection import Object
@@ -40,20 +41,7 @@ def emit(
             "type": type_,
         }
     )
-    endpoints = [
-        each
-        for each in world.webhook_endpoints
-        if not each["_thin"] and each["livemode"] == obj["livemode"] and _listens(each, type_)
-    ]
-    event["pending_webhooks"] = len(endpoints)
-    for endpoint in endpoints:
-        shown = render(world, event) | {"api_version": endpoint["api_version"] or API_VERSION}
-        world.outbox.owe(
-            event_id=event["id"],
-            endpoint_id=endpoint["id"],
-            body=snapshot_body(shown),
-            due_at=world.clock.now(),
-        )
+    _owe(world, event)
     return event
 
 
@@ -78,17 +66,55 @@ def emit_thin(
     }
     if related_object is not None:
         event["related_object"] = related_object
-    world.thin_events.add(event | {"data": data})
-    notice = snapshot_body({key: value for key, value in event.items() if key != "_at"})
-    for endpoint in world.webhook_endpoints:
-        if endpoint["_thin"] and endpoint["livemode"] == livemode and _listens(endpoint, type_):
-            world.outbox.owe(
-                event_id=event["id"],
-                endpoint_id=endpoint["id"],
-                body=notice,
-                due_at=world.clock.now(),
-            )
+    event["data"] = data
+    world.thin_events.add(event)
+    _owe_notice(world, event)
     return event
+
+
+def told_once(world: World, event_id: str) -> bool:
+    """Tell whether the change behind this event has no second event yet, and can have one."""
+    event = world.events.find(event_id) or world.thin_events.find(event_id)
+    return event is not None and not event.get("_told_twice")
+
+
+def tell_again(world: World, event_id: str) -> None:
+    """Record a second event, of another id, for the change behind this one."""
+    event = world.events.find(event_id)
+    collection = world.events if event is not None else world.thin_events
+    first = collection.find(event_id)
+    if first is None:
+        raise LookupError(f"there is no event {event_id} to tell again")
+    first["_told_twice"] = True
+    second = collection.add(copy.deepcopy(first) | {"id": world.ids.new("evt")})
+    if event is not None:
+        _owe(world, second)
+    else:
+        _owe_notice(world, second)
+
+
+def _owe(world: World, event: Object) -> None:
+    endpoints = _listeners(world, event, thin=False)
+    event["pending_webhooks"] = len(endpoints)
+    for endpoint in endpoints:
+        shown = render(world, event) | {"api_version": endpoint["api_version"] or API_VERSION}
+        _put(world, event, endpoint, shown)
+
+
+def _owe_notice(world: World, event: Object) -> None:
+    """Owe a thin event: what is delivered has no data."""
+    for endpoint in _listeners(world, event, thin=True):
+        shown = {key: value for key, value in render(world, event).items() if key != "data"}
+        _put(world, event, endpoint, shown)
+
+
+def _put(world: World, event: Object, endpoint: Object, shown: Object) -> None:
+    world.outbox.owe(
+        event_id=event["id"],
+        endpoint_id=endpoint["id"],
+        body=snapshot_body(shown),
+        due_at=world.clock.now(),
+    )
 
 
 def changes(before: Object, after: Object) -> Object:
@@ -96,6 +122,15 @@ def changes(before: Object, after: Object) -> Object:
     return {key: value for key, value in before.items() if after.get(key) != value}
 
 
-def _listens(endpoint: Object, type_: str) -> bool:
-    wanted: list[Any] = endpoint["enabled_events"]
-    return endpoint["status"] == "enabled" and ("*" in wanted or type_ in wanted)
+def _listeners(world: World, event: Object, *, thin: bool) -> list[Object]:
+    def listens(endpoint: Object) -> bool:
+        wanted: list[Any] = endpoint["enabled_events"]
+        return endpoint["status"] == "enabled" and ("*" in wanted or event["type"] in wanted)
+
+    return [
+        endpoint
+        for endpoint in world.webhook_endpoints
+        if endpoint["_thin"] == thin
+        and endpoint["livemode"] == event["livemode"]
+        and listens(endpoint)
+    ]

@@ -29,6 +29,7 @@ KINDS = {
     "reject_in_stream": "single events of stream requests are refused after the 200, with a report",
     "settle_late": "a single accepted event counts `delay_seconds` later than the setting says",
     "webhook_duplicate": "a delivery is made twice",
+    "webhook_second_event": "a change is told in two events of different ids, both of them listed",
     "webhook_shuffle": "deliveries due together leave in another order",
     "webhook_late": "a delivery waits `delay_seconds` more",
     "webhook_drop": "a delivery is never made",

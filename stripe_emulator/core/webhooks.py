@@ -3,6 +3,7 @@
 Who may be late, doubled or forged is decided by `faults`.
 """
 
+from stripe_emulator.core import events
 from stripe_emulator.core.deliveries import Delivery, Owed, signed_headers
 from stripe_emulator.core.faults import Faults
 from stripe_emulator.core.world import World
@@ -19,7 +20,10 @@ def take_due(world: World, faults: Faults) -> list[Delivery]:
     """
     now = world.clock.now()
     due: list[Owed] = []
-    for owed in world.outbox.take_due(now):
+    taken = world.outbox.take_due(now)
+    if _told_twice(world, faults, taken):
+        taken += world.outbox.take_due(now)
+    for owed in taken:
         due += _disturbed(world, faults, owed, now)
     if faults.strikes("webhook_shuffle"):
         faults.shuffle(due)
@@ -40,6 +44,21 @@ def report(world: World, delivery: Delivery, status: int) -> None:
     waits = world.settings.webhook_retry_seconds
     if owed.attempt <= len(waits):
         world.outbox.put(owed, world.clock.now() + waits[owed.attempt - 1])
+
+
+def _told_twice(world: World, faults: Faults, taken: list[Owed]) -> bool:
+    """Make second events for changes told of here for the first time; tell whether there are any.
+
+    Each goes to everybody who hears of the first, and is in the lists of events as well.
+    """
+    struck = False
+    for owed in taken:
+        if owed.attempt == 0 and events.told_once(world, owed.event_id):
+            rule = faults.strikes("webhook_second_event")
+            if rule is not None:
+                events.tell_again(world, owed.event_id)
+                struck = True
+    return struck
 
 
 def _disturbed(world: World, faults: Faults, owed: Owed, now: float) -> list[Owed]:

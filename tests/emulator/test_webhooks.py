@@ -230,3 +230,54 @@ def test_replayed_copy_has_an_old_signature(client, listening):
     assert real.headers["Stripe-Signature"].startswith(f"t={NOW},")
     assert old.headers["Stripe-Signature"].startswith(f"t={NOW - 301},")
     assert real.body == old.body
+
+
+def test_one_change_is_told_in_two_events(client, listening):
+    listening.forward("http://other/hook", SECRET)
+    listening.faults.switch_on("webhook_second_event", count=1)
+    customer = client.v1.customers.create({"email": "a@example.com"})
+    client.v1.products.create({"name": "x"})
+
+    told = [(each.url, json.loads(each.body)) for each in listening.pop_deliveries()]
+    twins = [(url, body) for url, body in told if body["type"] == "customer.created"]
+    ids = list(dict.fromkeys(body["id"] for _, body in twins))
+
+    assert len(told) == 6
+    assert [(url, body["id"]) for url, body in twins] == [
+        (url, event_id) for event_id in ids for url in ("http://app/hook", "http://other/hook")
+    ]
+    assert len(ids) == 2
+    first, second = (client.v1.events.retrieve(each).to_dict() for each in ids)
+    assert {key for key in first if first[key] != second[key]} == {"id"}
+    assert first["data"]["object"]["id"] == customer.id
+    assert len(client.v1.events.list({"type": "customer.created"}).data) == 2
+
+
+def test_second_events_are_not_told_twice_themselves(client, listening):
+    listening.faults.switch_on("webhook_second_event")
+    client.v1.customers.create({})
+
+    first = listening.pop_deliveries()
+    for delivery in first:
+        listening.report_delivery(delivery, 500)
+    listening.clock.advance(60)
+    again = listening.pop_deliveries()
+
+    assert len({delivery.event_id for delivery in first}) == len(first) == 2
+    assert [each.event_id for each in again] == [each.event_id for each in first]
+
+
+def test_thin_events_can_be_told_twice(shop, emulator):
+    emulator.forward("http://app/thin", SECRET, thin=True)
+    emulator.faults.switch_on("webhook_second_event")
+    emulator.settings.change(unknown_usage="report")
+    shop.client.v1.billing.meters.deactivate(shop.meter.id)
+    shop.send("one")
+    emulator.clock.advance(10)
+
+    notices = [json.loads(delivery.body) for delivery in emulator.pop_deliveries()]
+    fetched = [shop.client.v2.core.events.retrieve(notice["id"]) for notice in notices]
+
+    assert len({notice["id"] for notice in notices}) == len(notices) == 2
+    assert ["data" in notice for notice in notices] == [False, False]
+    assert [event.data.reason.error_count for event in fetched] == [1, 1]
