@@ -203,6 +203,31 @@ def test_a_doubt_older_than_stripes_memory_is_never_sent_again(world, submission
     assert world.counted() == 10
 
 
+def test_a_doubt_is_counted_from_the_first_unknown_outcome(world, submission):
+    """R3: a later one must not put off the end of Stripe's memory."""
+    began = world.now
+    world.emulator.faults.switch_on("answer_lost", path=EVENTS_PATH, count=2)
+    world.deliver()
+
+    assert world.deliver(hours=22) == {"unknown": 1}
+
+    assert standing(submission).doubt_since == began
+    assert world.deliver(hours=1) == {"unproven": 1}
+
+
+def test_a_worker_that_dies_in_a_doubt_leaves_it_as_old_as_it_was(world, submission):
+    began = world.now
+    world.emulator.faults.switch_on("answer_lost", path=EVENTS_PATH, count=1)
+    world.deliver()
+    world.advance(hours=1)
+    delivery._claim(lambda: world.now)
+
+    world.advance(seconds=61)
+    delivery.sweep(now=world.now)
+
+    assert standing(submission).doubt_since == began
+
+
 def test_a_doubt_just_inside_stripes_memory_is_sent_again(world, submission):
     world.emulator.faults.switch_on("answer_lost", path=EVENTS_PATH, count=1)
     world.deliver()
