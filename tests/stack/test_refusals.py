@@ -2,6 +2,9 @@
 
 import os
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -159,3 +162,31 @@ def test_missing_command_is_named(launcher):
     assert refusal(launcher(), "with-services", "--", "no-such-tool") == (
         "There is no command no-such-tool to run."
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "DJANGO_SECRET_KEY is not set"),
+        ({"STRIPE_SECRET_KEY": "sk_test_1", "STRIPE_EMULATOR_URL": "http://x"}, "both set"),
+        ({"STRIPE_SECRET_KEY": "pk_test_1"}, "no secret key"),
+    ],
+)
+def test_manage_says_in_a_sentence_what_the_settings_lack(tmp_path, changes, words):
+    settings = {"PATH": os.environ["PATH"], "STATE_DIR": str(tmp_path)}
+    if changes:
+        settings |= {"DJANGO_SECRET_KEY": "s", "DATABASE_URL": "postgres:///none"}
+        settings |= {"CELERY_BROKER_URL": "memory://"}
+    made = subprocess.run(
+        [sys.executable, "manage.py", "books"],
+        cwd=Path(__file__).parents[2],
+        env=settings | changes,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert made.returncode == 2
+    assert made.stderr.startswith("meterkeeper: ")
+    assert words in made.stderr
+    assert made.stderr.count("\n") == 1
