@@ -15,5 +15,5 @@ if __name__ == "__main__":
         if "--traceback" in sys.argv:
             raise
         # The settings say in a sentence what is missing; where they were read helps nobody.
-        print(f"meterkeeper: {problem}", file=sys.stderr)
+        sys.stderr.write(f"meterkeeper: {problem}\n")
         sys.exit(2)
