@@ -80,6 +80,8 @@ def main() -> int:
     except DemoFailedError as failure:
         print(f"\nThe demo failed: {failure}", flush=True)
         print(f"The logs are in {os.environ['STATE_DIR']}/log/.", flush=True)
+        if options.stays_up:
+            print("The system stays up, to look around in. Stop with Ctrl-C.", flush=True)
         return 1
     except KeyboardInterrupt:
         return 130
