@@ -115,6 +115,18 @@ def test_customer_another_process_asks_for_is_left_to_it(emulator):
     assert at_stripe(emulator) == []
 
 
+def test_customer_two_processes_find_without_a_twin_gets_one(emulator):
+    first = make_customer("acme")
+    second = Customer.objects.get()
+    now = timezone.now()
+
+    assert customers.ensure_at_stripe(first, now=now)
+    assert customers.ensure_at_stripe(second, now=now)
+
+    assert len(at_stripe(emulator)) == 1
+    assert first.stripe_customer_id == second.stripe_customer_id
+
+
 def test_customer_linked_by_somebody_faster_keeps_that_id(emulator, monkeypatch):
     """A search that outlasts its claim lets two ask; usage may be on its way to the first twin."""
     customer = make_customer("acme")

@@ -157,6 +157,19 @@ def test_subscription_stripe_never_took_is_made_later(customer, emulator, fault)
     assert len(at_stripe(emulator)) == 1
 
 
+def test_subscription_two_processes_find_missing_is_made_once(customer, emulator):
+    """F33: a second one would bill each unit twice."""
+    first = Subscription.objects.create(customer=customer, plan=plan())
+    second = Subscription.objects.get()
+    now = timezone.now()
+
+    made = subscriptions.ensure_at_stripe(first, now=now)
+
+    assert made is not None
+    assert subscriptions.ensure_at_stripe(second, now=now) is None
+    assert len(at_stripe(emulator)) == 1
+
+
 def test_customer_without_a_twin_gets_one_on_the_way(emulator):
     customer = Customer.objects.create(external_id="acme")
 

@@ -262,6 +262,33 @@ def test_what_is_sent_while_stripe_is_read_waits_for_the_next_run(sent, reconcil
     assert states(submission) == ["accepted"]
 
 
+def test_what_is_accepted_while_stripe_is_read_is_no_excess(sent, reconciled, now, monkeypatch):
+    """Our side is read last, so that it shows every call Stripe's may hold."""
+    sent(10, at=now)
+    read_stripe = runs.sources.read_stripe
+
+    def read_slowly(pair):
+        sent(5, at=now, attempted_at=now + 2 * HOUR)
+        return read_stripe(pair)
+
+    monkeypatch.setattr(runs.sources, "read_stripe", read_slowly)
+
+    assert verdicts(reconciled()) == (1, 0, 1, 0)
+    assert open_discrepancies() == []
+
+
+def test_a_cell_that_waits_leaves_its_discrepancy_open(sent, reconciled, acme, tokens, now):
+    sent(10, at=now)
+    arrive_from_elsewhere(customer=acme, meter=tokens, at=now, value=1)
+    reconciled()
+    sent(5, at=now, attempted_at=now + DAY)
+
+    assert verdicts(reconciled(at=now + DAY)) == (1, 0, 1, 0)
+
+    assert len(open_discrepancies()) == 1
+    assert Case.objects.get().closed_at is None
+
+
 @pytest.mark.parametrize(
     ("seconds", "hour"),
     [(-1, 11), (0, 12), (3_599, 12), (3_600, 13)],

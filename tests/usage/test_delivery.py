@@ -215,6 +215,19 @@ def test_a_doubt_is_counted_from_the_first_unknown_outcome(world, submission):
     assert world.deliver(hours=1) == {"unproven": 1}
 
 
+def test_a_doubt_is_counted_from_the_calls_beginning(world, submission):
+    """Stripe may have taken it at once and answered long after."""
+    claim = delivery._claim(lambda: world.now)
+
+    delivery._record(
+        claim,
+        delivery.Verdict(delivery.Outcome.UNKNOWN, State.IN_DOUBT),
+        now=world.now + timedelta(seconds=25),
+    )
+
+    assert standing(submission).doubt_since == claim.started_at == world.now
+
+
 def test_a_worker_that_dies_in_a_doubt_leaves_it_as_old_as_it_was(world, submission):
     began = world.now
     world.emulator.faults.switch_on("answer_lost", path=EVENTS_PATH, count=1)
@@ -225,6 +238,7 @@ def test_a_worker_that_dies_in_a_doubt_leaves_it_as_old_as_it_was(world, submiss
     world.advance(seconds=61)
     delivery.sweep(now=world.now)
 
+    assert standing(submission).state == State.IN_DOUBT
     assert standing(submission).doubt_since == began
 
 
