@@ -113,7 +113,7 @@ def _play(options: argparse.Namespace) -> None:
     _tell("The books")
     _manage("books", "--at-rest")
     _check(sent, before, after)
-    _close(stays_up=options.stays_up)
+    _close(stays_up=options.stays_up, has_trace=bool(options.trace))
 
 
 # -- steps
@@ -230,7 +230,7 @@ def _check_against_emulator(emulator: str, after: Books) -> None:
     print("  The emulator's own arrival log adds up to the same.", flush=True)
 
 
-def _close(*, stays_up: bool) -> None:
+def _close(*, stays_up: bool, has_trace: bool) -> None:
     _tell("Every unit of usage is at Stripe, once.")
     if not stays_up:
         return
@@ -250,10 +250,11 @@ def _close(*, stays_up: bool) -> None:
         rows.append(("Stripe emulator", f"{emulator}/", ""))
     for name, address, login in rows:
         print(f"  {name:<16} {address:<32} {login}".rstrip())
+    same = ", with the same TRACE" if has_trace else ""
     print("\n  Try, in another terminal:")
     for command, purpose in (
         ("make books", "the books again, beside Stripe's totals"),
-        ("make demo", "after Ctrl-C here: the same calls again, and nothing is billed twice"),
+        ("make demo", f"after Ctrl-C here{same}: no call is billed twice"),
         ("make help", "everything else"),
     ):
         print(f"    {command:<14} {purpose}")
