@@ -1,8 +1,10 @@
+import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.core.management import CommandError
+from django.db import connection, transaction
 from django.utils import timezone
 
 from billing import subscriptions
@@ -201,6 +203,32 @@ def test_plan_that_would_bill_the_same_use_again_is_refused(customer, emulator):
         subscribe(customer=customer, plan=plan("tokens-split"))
 
     assert len(at_stripe(emulator)) == 1
+
+
+@pytest.mark.postgres
+@pytest.mark.django_db(transaction=True)
+def test_plans_that_overlap_are_refused_to_two_requests_at_once(customer):
+    """Neither would see the other's row without a lock on the customer."""
+    outcomes = []
+
+    def request():
+        try:
+            subscriptions._recorded(customer=customer, plan=plan("tokens-split"))
+            outcomes.append("recorded")
+        except SubscriptionRefused:
+            outcomes.append("refused")
+        finally:
+            connection.close()
+
+    with transaction.atomic():
+        subscriptions._recorded(customer=customer, plan=plan("tokens-payg"))
+        other = threading.Thread(target=request)
+        other.start()
+        other.join(timeout=0.5)
+        assert outcomes == []
+    other.join(timeout=10)
+
+    assert outcomes == ["refused"]
 
 
 @pytest.mark.parametrize("retired", ["price", "plan"])

@@ -7,7 +7,7 @@ import pytest
 import stripe
 import time_machine
 from celery import current_app
-from django.db import connection
+from django.db import connection, transaction
 from django.utils import timezone
 
 from billing import subscriptions
@@ -290,6 +290,49 @@ def test_late_finish_of_an_overrun_claim_changes_nothing(now):
 
     [row] = WebhookEvent.objects.all()
     assert (row.state, row.attempt_count) == (WebhookState.PENDING, 2)
+
+
+def test_late_failure_of_an_overrun_claim_changes_nothing(now):
+    make_webhook_event("evt_1", next_attempt_at=now)
+    lease = timedelta(seconds=inbox.LEASE_SECONDS)
+
+    def overrun(_):
+        assert inbox._claim(now=now + lease) is not None
+        raise Unavailable("no answer")
+
+    with time_machine.travel(now, tick=False):
+        process({"invoice.*": overrun})
+
+    [row] = WebhookEvent.objects.all()
+    assert (row.attempt_count, row.last_error) == (2, "")
+    assert row.next_attempt_at == now + 2 * lease
+
+
+@pytest.mark.postgres
+@pytest.mark.django_db(transaction=True)
+def test_an_event_another_worker_is_at_is_skipped_and_not_waited_for(now):
+    make_webhook_event("evt_held", next_attempt_at=now)
+    holds, done = threading.Event(), threading.Event()
+
+    def slow_worker():
+        with transaction.atomic():
+            list(WebhookEvent.objects.select_for_update())
+            holds.set()
+            assert done.wait(timeout=10)
+        connection.close()
+
+    thread = threading.Thread(target=slow_worker)
+    thread.start()
+    assert holds.wait(timeout=10)
+    make_webhook_event("evt_free", next_attempt_at=now)
+    try:
+        claim = inbox._claim(now=now)
+    finally:
+        done.set()
+        thread.join()
+
+    assert claim is not None
+    assert claim.received.event_id == "evt_free"
 
 
 @pytest.mark.postgres
