@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from django import forms
@@ -12,7 +13,8 @@ from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import mark_safe
 from django.utils.timesince import timesince, timeuntil
 from unfold.decorators import action, display
 from unfold.paginator import InfinitePaginator
@@ -20,6 +22,7 @@ from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget, UnfoldAdminT
 
 from billing import authentication, cases
 from billing.admin_base import Admin, OperationAdmin, ReadOnlyAdmin, ReadOnlyInline
+from billing.catalogue.amounts import minor, text
 from billing.customers import CustomerConflict, CustomerRefused, create_customer
 from billing.enums import CaseKind, Scope, WebhookState
 from billing.models import (
@@ -238,8 +241,14 @@ class MeterAdmin(ReadOnlyAdmin):
 
 class PriceInline(ReadOnlyInline):
     model = Price
-    fields = ("name", "kind", "meter", "currency", "interval", "rule", "stripe_price_id", "active")
+    fields = ("name", "kind", "meter", "costs", "interval", "stripe_price_id", "active")
+    readonly_fields = ("costs",)
     ordering = ("-active", "lookup_key", "-id")
+
+    @display(description="costs")
+    def costs(self, price: Price) -> str:
+        """Say the price in words, in the currency's main unit, one line a tier."""
+        return format_html_join(mark_safe("<br>"), "{}", ((line,) for line in _in_words(price)))
 
 
 @admin.register(Plan)
@@ -489,6 +498,25 @@ class CaseAdmin(Admin):
         for case in taken:
             self.log_change(request, case, f"Taken by {request.user}.")
         self.message_user(request, f"Took {taken.update(owner=request.user)}.", messages.SUCCESS)
+
+
+def _in_words(price: Price) -> list[str]:
+    def amount(minor_amount: str) -> str:
+        return f"{text(Decimal(minor_amount) / minor(Decimal(1), price.currency))} {price.currency}"
+
+    rule = price.rule
+    if "tiers" not in rule:
+        package = rule.get("transform_quantity")
+        per = f" per {package['divide_by']:,}, rounded {package['round']}" if package else ""
+        each = "" if price.meter_id is None else " each"
+        return [amount(rule["unit_amount_decimal"]) + (per or each)]
+    lines = [f"{rule['tiers_mode']}:"]
+    for tier in rule["tiers"]:
+        reach = "above" if tier["up_to"] == "inf" else f"up to {tier['up_to']:,}"
+        flat = tier["flat_amount_decimal"]
+        fee = "" if flat == "0" else f" and {amount(flat)} at once"
+        lines.append(f"{reach}: {amount(tier['unit_amount_decimal'])} each{fee}")
+    return lines
 
 
 def _is_past(moment: datetime | None) -> bool:

@@ -310,3 +310,14 @@ def test_case_list_shows_open_ones_unless_asked(staff, now):
 
     assert ("still-open" in shown, "long-closed" in shown) == (True, False)
     assert ("still-open" in all_of_them, "long-closed" in all_of_them) == (True, True)
+
+
+def test_plan_page_says_prices_in_words(staff, catalogue):
+    shown = {
+        slug: staff.get(page(Plan, "change", pk)).content.decode()
+        for slug, pk in Plan.objects.values_list("slug", "pk")
+    }
+
+    assert "0.04 usd per 1,000, rounded up" in shown["tokens-payg"]
+    assert "up to 500,000: 0 usd each" in shown["team"]
+    assert "above: 0.00002 usd each" in shown["team"]
