@@ -125,6 +125,7 @@ class Exchange:
             endpoint=f"{route.method} {route.path}",
             now=self.world.clock.now(),
             cost=max(1, len(events)) if isinstance(events, list) else 1,
+            connected="stripe-account" in self.request.headers,
         )
 
     def _raw_params(self, route: Route) -> dict[str, Any]:

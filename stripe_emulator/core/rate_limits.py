@@ -40,12 +40,23 @@ class RateLimits:
     def __init__(self) -> None:
         self._buckets: dict[tuple[bool, str], _Bucket] = {}
 
-    def check(self, regime: str, *, livemode: bool, endpoint: str, now: float, cost: int) -> None:
+    def check(  # noqa: PLR0913  what decides it
+        self,
+        regime: str,
+        *,
+        livemode: bool,
+        endpoint: str,
+        now: float,
+        cost: int,
+        connected: bool = False,
+    ) -> None:
         """Let a call of `cost` events pass, or refuse it with a 429 that names the limit it hit.
 
-        Under `sandbox` everything counts to one account limit; under `live` meter events are apart.
+        Under `sandbox` everything counts to one account limit; under `live` meter events are apart,
+        except on v1 for a connected account. Source: docs.stripe.com/rate-limits.
         """
-        if regime == "live" and endpoint in APART:
+        apart = endpoint in APART and not (connected and endpoint == V1_EVENTS)
+        if regime == "live" and apart:
             if not self._take(livemode, endpoint, APART[endpoint], now, cost):
                 raise _refused("endpoint-rate")
             return

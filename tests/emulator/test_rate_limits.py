@@ -13,9 +13,9 @@ pytestmark = pytest.mark.unit
 V = "2026-10-28.endive"
 
 
-def calls(emulator, path, times, *, key="sk_live_x", method="POST", body=b""):
+def calls(emulator, path, times, *, key="sk_live_x", method="POST", body=b"", more=()):
     """How many of `times` calls in one instant got past the limiter, and why the others did not."""
-    headers = {"authorization": f"Bearer {key}", "stripe-version": V}
+    headers = {"authorization": f"Bearer {key}", "stripe-version": V, **dict(more)}
     replies = [
         emulator.handle(Request(method, path, headers=headers, body=body)) for _ in range(times)
     ]
@@ -35,6 +35,14 @@ def test_live_meter_events_have_a_thousand_of_their_own(emulator):
     assert calls(emulator, "/v1/billing/meter_events", 1100) == (1000, {"endpoint-rate"})
     assert calls(emulator, "/v2/billing/meter_events", 1100) == (1000, {"endpoint-rate"})
     assert calls(emulator, "/v1/customers", 20) == (20, set())
+
+
+def test_meter_events_of_a_connected_account_have_the_basic_limit(emulator):
+    emulator.settings.change(rate_limits="live")
+    more = {"stripe-account": "acct_1"}
+
+    assert calls(emulator, "/v1/billing/meter_events", 30, more=more) == (25, {"endpoint-rate"})
+    assert calls(emulator, "/v2/billing/meter_events", 30, more=more) == (30, set())
 
 
 def test_live_endpoint_takes_25_and_the_account_100(emulator):
