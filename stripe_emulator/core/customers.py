@@ -19,6 +19,7 @@ from stripe_emulator.core.params import (
     anything,
     listing,
 )
+from stripe_emulator.core.world import World
 
 CLOCK_CUSTOMERS = 3
 """Customers a test clock takes (field)."""
@@ -147,20 +148,20 @@ def list_all(call: Call) -> Answer:
 def delete(call: Call) -> Answer:
     """Cancel its subscriptions at once and leave a stone: its id still answers, as deleted."""
     customer = find(call, call.path["id"])
-    remove(call, customer)
+    remove(call.world, customer)
     return {"id": customer["id"], "object": "customer", "deleted": True}
 
 
-def remove(call: Call, customer: Object) -> None:
+def remove(world: World, customer: Object) -> None:
     """Delete a customer; also what deleting its test clock does."""
-    for subscription in list(call.world.subscriptions):
+    for subscription in list(world.subscriptions):
         if (
             subscription["customer"] == customer["id"]
             and subscription["status"] in subscription_life.LIVE
         ):
-            subscription_life.end(call.world, subscription)
-    events.emit(call.world, "customer.deleted", customer)
-    call.world.customers.add(
+            subscription_life.end(world, subscription)
+    events.emit(world, "customer.deleted", customer)
+    world.customers.add(
         {
             "id": customer["id"],
             "object": "customer",

@@ -40,6 +40,10 @@ def _act(world: World, agenda: Agenda, kind: str, subject: str, due_at: float) -
         error_reports.report(world, subject, due_at)
     elif kind == test_clocks.AGENDA_KIND:
         _advance(world, subject)
+    elif kind == test_clocks.END_AGENDA_KIND:
+        clock = world.test_clocks.find(subject)
+        if clock is not None:
+            test_clocks.remove(world, clock)
     else:
         raise LookupError(f"nobody owns agenda entries of kind {kind}")
 

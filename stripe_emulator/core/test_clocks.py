@@ -16,6 +16,7 @@ LIVES_SECONDS = 30 * DAY_SECONDS
 INTERVALS = 2
 """So many of the shortest interval a clock may jump at once; two years without a subscription."""
 AGENDA_KIND = "test_clock"
+END_AGENDA_KIND = "test_clock_end"
 
 CREATE = Hash(
     {"customer": String(), "expand": EXPAND, "frozen_time": Integer(0), "name": String(300)},
@@ -50,6 +51,7 @@ def create(call: Call) -> Answer:
         }
     )
     world.clock_agendas[clock["id"]] = Agenda()
+    world.agenda.add(clock["deletes_after"], END_AGENDA_KIND, clock["id"])
     if customer is not None:
         _attach(world, customer, clock)
     events.emit(world, "test_helpers.test_clock.created", clock)
@@ -94,13 +96,18 @@ def list_all(call: Call) -> Answer:
 def delete(call: Call) -> Answer:
     """Remove the clock and every customer on it."""
     clock = retrieve(call)
-    for customer in call.world.customers:
-        if customer.get("test_clock") == clock["id"]:
-            customers.remove(call, customer)
-    call.world.test_clocks.remove(clock["id"])
-    call.world.clock_agendas.pop(clock["id"], None)
-    events.emit(call.world, "test_helpers.test_clock.deleted", clock)
+    remove(call.world, clock)
     return {"id": clock["id"], "object": "test_helpers.test_clock", "deleted": True}
+
+
+def remove(world: World, clock: Object) -> None:
+    """Delete a clock, on request or because its days are over."""
+    for customer in world.customers:
+        if customer.get("test_clock") == clock["id"]:
+            customers.remove(world, customer)
+    world.test_clocks.remove(clock["id"])
+    world.clock_agendas.pop(clock["id"], None)
+    events.emit(world, "test_helpers.test_clock.deleted", clock)
 
 
 def arrived(world: World, clock: Object) -> None:

@@ -106,7 +106,7 @@ def test_everybody_else_stays_where_they_are(clocks, clock, shop, metered_price)
 
 def test_real_time_does_not_move_customers_on_a_clock(clocks, on_clock, metered_price):
     made = subscribe(on_clock, metered_price)
-    on_clock.emulator.clock.advance(400 * DAY)
+    on_clock.emulator.clock.advance(29 * DAY)
 
     item = on_clock.client.v1.subscriptions.retrieve(made.id)["items"].data[0]
     assert at(item.current_period_end)[:10] == "2027-02-28"
@@ -157,3 +157,14 @@ def test_clocks_do_not_exist_in_live_mode(transport):
 
     with pytest.raises(stripe.InvalidRequestError, match="test mode only"):
         live.v1.test_helpers.test_clocks.create({"frozen_time": NOW})
+
+
+def test_clock_is_deleted_when_its_days_are_over(clocks, clock, on_clock):
+    on_clock.emulator.clock.advance(30 * DAY - 1)
+    before = clocks.retrieve(clock.id).deletes_after
+    on_clock.emulator.clock.advance(1)
+
+    assert before == NOW + 30 * DAY
+    with pytest.raises(stripe.InvalidRequestError, match="No such"):
+        clocks.retrieve(clock.id)
+    assert on_clock.client.v1.customers.retrieve(on_clock.customer.id).deleted is True
