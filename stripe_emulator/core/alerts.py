@@ -3,6 +3,8 @@
 The comparison is with all usage the customer ever had on the meter, and happens when usage counts.
 """
 
+from collections import Counter
+
 from stripe_emulator.core import events
 from stripe_emulator.core.call import Answer, Call
 from stripe_emulator.core.collection import Object
@@ -72,21 +74,28 @@ def create(call: Call) -> Answer:
             "recurrence": asked["recurrence"],
         },
     }
-    # How many alerts concern a pair: those for the customer and those for everybody.
-    alike = [
-        each
-        for each in world.alerts
-        if each["status"] != "archived"
-        and each["usage_threshold"]["meter"] == asked["meter"]
-        and _customer(each) in {None, _customer(alert)}
-    ]
-    if len(alike) >= MAX_PER_PAIR:
+    if _concerning(world, asked["meter"], _customer(alert)) >= MAX_PER_PAIR:
         raise invalid(
             f"At most {MAX_PER_PAIR} alerts can concern one meter and customer.",
             param="usage_threshold[meter]",
         )
     world.alerts_of.setdefault(asked["meter"], []).append(world.alerts.add(alert))
     return alert
+
+
+def _concerning(world: World, meter: str, customer: str | None) -> int:
+    """Count the alerts of a pair: those for the customer and those for everybody.
+
+    For a new one for everybody that is the customer with the most.
+    """
+    of_meter = [
+        _customer(each)
+        for each in world.alerts
+        if each["status"] != "archived" and each["usage_threshold"]["meter"] == meter
+    ]
+    own = Counter(each for each in of_meter if each is not None)
+    most = max(own.values(), default=0) if customer is None else own[customer]
+    return of_meter.count(None) + most
 
 
 def retrieve(call: Call) -> Object:

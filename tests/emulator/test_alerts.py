@@ -117,6 +117,8 @@ def test_twenty_five_alerts_concern_one_pair_at_most(shop):
         make(shop, **only(shop.customer))
     other = shop.client.v1.customers.create({})
     assert make(shop, **only(other)).status == "active"
+    with pytest.raises(stripe.InvalidRequestError, match="At most 25"):
+        make(shop)
 
 
 @pytest.mark.parametrize(
