@@ -322,6 +322,7 @@ def test_a_late_outcome_does_not_end_a_doubt(world, submission):
     )
 
     assert standing(submission).state == State.IN_DOUBT
+    assert standing(submission).doubt_since == claim.started_at
     assert Attempt.objects.get().outcome is None
 
 
