@@ -7,101 +7,7 @@ from stripe_emulator.core.call import Answer, Call
 from stripe_emulator.core.collection import Object, in_span
 from stripe_emulator.core.errors import invalid
 from stripe_emulator.core.metadata import merged
-from stripe_emulator.core.params import (
-    CREATED,
-    EXPAND,
-    METADATA,
-    Amount,
-    Array,
-    Boolean,
-    Choice,
-    Hash,
-    Integer,
-    IntegerOr,
-    Kind,
-    String,
-    anything,
-    listing,
-)
 from stripe_emulator.core.price_amounts import amounts_of
-
-_TIER = Hash(
-    {
-        "flat_amount": Integer(0),
-        "flat_amount_decimal": Amount(),
-        "unit_amount": Integer(0),
-        "unit_amount_decimal": Amount(),
-        "up_to": IntegerOr("inf"),
-    },
-    "up_to",
-)
-_MUTABLE: dict[str, Kind] = {
-    "active": Boolean(),
-    "currency_options": anything(),
-    "expand": EXPAND,
-    "lookup_key": String(200, unsettable=True),
-    "metadata": METADATA,
-    "nickname": String(unsettable=True),
-    "tax_behavior": Choice("exclusive", "inclusive", "unspecified"),
-    "transfer_lookup_key": Boolean(),
-}
-CREATE = Hash(
-    {
-        **_MUTABLE,
-        "billing_scheme": Choice("per_unit", "tiered"),
-        "currency": String(3),
-        "custom_unit_amount": anything(),
-        "product": String(),
-        "product_data": Hash(
-            {
-                "active": Boolean(),
-                "id": String(),
-                "metadata": METADATA,
-                "name": String(),
-                "statement_descriptor": String(22),
-                "tax_code": String(),
-                "tax_details": anything(),
-                "unit_label": String(),
-            },
-            "name",
-        ),
-        "recurring": Hash(
-            {
-                "interval": Choice("day", "week", "month", "year"),
-                "interval_count": Integer(1),
-                "meter": String(),
-                "trial_period_days": Integer(0),
-                "usage_type": Choice("licensed", "metered"),
-            },
-            "interval",
-        ),
-        "tiers": Array(_TIER, 100),
-        "tiers_mode": Choice("graduated", "volume"),
-        "transform_quantity": Hash(
-            {"divide_by": Integer(1), "round": Choice("down", "up")}, "divide_by", "round"
-        ),
-        "unit_amount": Integer(0),
-        "unit_amount_decimal": Amount(),
-    },
-    "currency",
-)
-UPDATE = Hash(_MUTABLE)
-LIST = listing(
-    active=Boolean(),
-    created=CREATED,
-    currency=String(3),
-    expand=EXPAND,
-    lookup_keys=Array(String(200), 10),
-    product=String(),
-    recurring=Hash(
-        {
-            "interval": Choice("day", "week", "month", "year"),
-            "meter": String(),
-            "usage_type": Choice("licensed", "metered"),
-        }
-    ),
-    type=Choice("one_time", "recurring"),
-)
 
 
 def create(call: Call) -> Answer:
@@ -115,30 +21,59 @@ def create(call: Call) -> Answer:
         world.products.get(given("product"), livemode=call.livemode, param="product", status=400)
     recurring = _recurring(call)
     amounts = amounts_of(call.params)
-    lookup_key = _claim_lookup_key(call, None)
+    holder = _holder_of_key(call, None)
+    # Everything that can be refused was, so a refused call leaves nothing behind.
     product_id = given("product") or products.make(call, given("product_data"))["id"]
+    _release_key(call, holder)
+    return _stored(call, call.params, product_id, recurring, amounts)
+
+
+def create_product(call: Call) -> Answer:
+    """Make a product, with its default price when one is described."""
+    asked = call.given("default_price_data")
+    if asked is None:
+        return products.make(call, call.params)
+    amounts = amounts_of(asked)
+    recurring = asked.get("recurring")
+    if recurring is not None:
+        recurring = {
+            "interval_count": 1,
+            "meter": None,
+            "trial_period_days": None,
+            "usage_type": "licensed",
+            **recurring,
+        }
+    product = products.make(call, call.params)
+    product["default_price"] = _stored(call, asked, product["id"], recurring, amounts)["id"]
+    events.emit(call.world, "product.updated", product, previous={"default_price": None})
+    return product
+
+
+def _stored(
+    call: Call, params: Object, product_id: str, recurring: Object | None, amounts: Object
+) -> Object:
     price: Object = {
-        "id": world.ids.new("price"),
+        "id": call.world.ids.new("price"),
         "object": "price",
-        "active": given("active", True),
-        "billing_scheme": given("billing_scheme", "per_unit"),
-        "created": world.second(),
-        "currency": given("currency").lower(),
+        "active": params.get("active", True),
+        "billing_scheme": params.get("billing_scheme", "per_unit"),
+        "created": call.world.second(),
+        "currency": params["currency"].lower(),
         "custom_unit_amount": None,
         "livemode": call.livemode,
-        "lookup_key": lookup_key,
-        "metadata": merged({}, given("metadata", {})),
-        "nickname": given("nickname"),
+        "lookup_key": params.get("lookup_key"),
+        "metadata": merged({}, params.get("metadata", {})),
+        "nickname": params.get("nickname"),
         "product": product_id,
         "recurring": recurring,
-        "tax_behavior": given("tax_behavior", "unspecified"),
-        "tiers_mode": given("tiers_mode"),
-        "transform_quantity": given("transform_quantity"),
+        "tax_behavior": params.get("tax_behavior", "unspecified"),
+        "tiers_mode": params.get("tiers_mode"),
+        "transform_quantity": params.get("transform_quantity"),
         "type": "recurring" if recurring else "one_time",
         **amounts,
     }
-    world.prices.add(price)
-    events.emit(world, "price.created", price)
+    call.world.prices.add(price)
+    events.emit(call.world, "price.created", price)
     return price
 
 
@@ -146,7 +81,8 @@ def update(call: Call) -> Answer:
     price = call.world.prices.get(call.path["id"], livemode=call.livemode)
     before = dict(price)
     if "lookup_key" in call.params:
-        price["lookup_key"] = _claim_lookup_key(call, price)
+        _release_key(call, _holder_of_key(call, price))
+        price["lookup_key"] = call.given("lookup_key")
     price["metadata"] = merged(price["metadata"], call.given("metadata", {}))
     for name in ("active", "nickname", "tax_behavior"):
         if name in call.params:
@@ -212,9 +148,9 @@ def _recurring(call: Call) -> Object | None:
     }
 
 
-def _claim_lookup_key(call: Call, price: Object | None) -> str | None:
-    """Return the key for this price; another active holder must be willing to give it up."""
-    key: str | None = call.given("lookup_key")
+def _holder_of_key(call: Call, price: Object | None) -> Object | None:
+    """Return another price with the lookup key asked for; it must be willing to give it up."""
+    key = call.given("lookup_key")
     if key is None:
         return None
     for other in call.world.prices:
@@ -225,6 +161,12 @@ def _claim_lookup_key(call: Call, price: Object | None) -> str | None:
                     param="lookup_key",
                     code="resource_already_exists",
                 )
-            other["lookup_key"] = None
-            events.emit(call.world, "price.updated", other, previous={"lookup_key": key})
-    return key
+            return other
+    return None
+
+
+def _release_key(call: Call, holder: Object | None) -> None:
+    if holder is not None:
+        former = {"lookup_key": holder["lookup_key"]}
+        holder["lookup_key"] = None
+        events.emit(call.world, "price.updated", holder, previous=former)

@@ -18,6 +18,7 @@ from stripe_emulator.core.params import (
     anything,
     listing,
 )
+from stripe_emulator.core.price_params import OF_A_PRODUCT
 
 _FIELDS: dict[str, Kind] = {
     "active": Boolean(),
@@ -38,7 +39,7 @@ _FIELDS: dict[str, Kind] = {
 CREATE = Hash(
     {
         **_FIELDS,
-        "default_price_data": anything(),
+        "default_price_data": OF_A_PRODUCT,
         "id": String(),
         "type": Choice("good", "service"),
     },
@@ -57,12 +58,11 @@ LIST = listing(
 _PLAIN = ("active", "description", "name", "statement_descriptor", "tax_code", "unit_label", "url")
 
 
-def create(call: Call) -> Answer:
-    return make(call, call.params)
-
-
 def make(call: Call, params: Object) -> Object:
-    """Store a product; prices made with `product_data` come here too."""
+    """Store a product; prices made with `product_data` come here too.
+
+    A default price described with it is made by `prices`.
+    """
     world = call.world
     product_id = params.get("id") or world.ids.new("prod", 14)
     if world.products.find(product_id) is not None:

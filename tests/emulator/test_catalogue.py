@@ -409,3 +409,65 @@ def test_no_discount_to_delete_is_a_404(client, shop, customer, message):
         "resource_missing",
     )
     assert message in error.error.message
+
+
+def test_changed_meter_says_when(client, shop, emulator, events):
+    emulator.forward("http://app/hook", "whsec_x")
+    emulator.clock.advance(10)
+    changed = client.v1.billing.meters.update(shop.meter.id, {"display_name": "New"})
+    emulator.clock.advance(10)
+    same = client.v1.billing.meters.update(shop.meter.id, {"display_name": "New"})
+
+    assert (changed.created, changed.updated, same.updated) == (NOW, NOW + 10, NOW + 10)
+    [told] = events()
+    assert told["data"]["previous_attributes"] == {"display_name": "tokens", "updated": NOW}
+
+
+def test_default_price_is_made_with_its_product(client):
+    made = client.v1.products.create(
+        {
+            "name": "Seats",
+            "default_price_data": {
+                "currency": "EUR",
+                "unit_amount": 900,
+                "recurring": {"interval": "year"},
+                "metadata": {"a": "1"},
+            },
+            "expand": ["default_price"],
+        }
+    )
+
+    price = made.default_price
+    assert (price.product, price.currency, price.unit_amount) == (made.id, "eur", 900)
+    assert (price.recurring.interval, price.recurring.interval_count) == ("year", 1)
+    assert (price.recurring.usage_type, price.metadata.to_dict()) == ("licensed", {"a": "1"})
+    assert client.v1.products.retrieve(made.id).default_price == price.id
+
+
+def test_refused_default_price_leaves_no_product(client):
+    error = refused(
+        client.v1.products.create, {"name": "Seats", "default_price_data": {"currency": "usd"}}
+    )
+
+    assert error.http_status == 400
+    assert client.v1.products.list().data == []
+
+
+def test_refused_price_takes_no_lookup_key_away(client, product):
+    holder = client.v1.prices.create(
+        {"currency": "usd", "product": product.id, "unit_amount": 1, "lookup_key": "a"}
+    )
+
+    error = refused(
+        client.v1.prices.create,
+        {
+            "currency": "usd",
+            "product_data": {"id": product.id, "name": "Again"},
+            "unit_amount": 2,
+            "lookup_key": "a",
+            "transfer_lookup_key": True,
+        },
+    )
+
+    assert error.code == "resource_already_exists"
+    assert client.v1.prices.retrieve(holder.id).lookup_key == "a"

@@ -80,6 +80,17 @@ def walk_products(c) -> Iterator[Any]:
     made = c.v1.products.create(
         {"name": "Tokens", "description": "x", "unit_label": "token", "metadata": {"a": "1"}}
     )
+    yield c.v1.products.create(
+        {
+            "name": "Seats",
+            "default_price_data": {
+                "currency": "usd",
+                "unit_amount": 900,
+                "recurring": {"interval": "month"},
+            },
+            "expand": ["default_price"],
+        }
+    )
     yield c.v1.products.retrieve(made.id)
     yield c.v1.products.update(made.id, {"name": "New", "active": False})
     yield c.v1.products.list({"active": False, "ids": [made.id]})
@@ -427,6 +438,60 @@ def test_every_usage_operation_of_the_description_is_served():
 def test_errors_have_stripes_shape(walker, method, path):
     with pytest.raises(stripe.InvalidRequestError):
         walker.raw_request(method, path)
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"event_name": "nothing"}, "no_meter"),
+        ({"payload": {"value": "1"}}, "payload_no_customer_defined"),
+        ({"payload": {"stripe_customer_id": "CUSTOMER"}}, "payload_no_value_defined"),
+        ({"payload": {"stripe_customer_id": "CUSTOMER", "value": "x"}}, "payload_invalid_value"),
+        ({"identifier": "taken"}, "duplicate_meter_event"),
+        ({"event_name": ""}, "parameter_invalid_empty"),
+    ],
+)
+def test_errors_of_v2_have_stripes_shape(walker, change, code):
+    make_walk_meter(walker, "errors")
+    customer = walker.v1.customers.create({})
+    payload = {"stripe_customer_id": customer.id, "value": "1"}
+    event = {"event_name": "errors", "payload": payload}
+    walker.v2.billing.meter_events.create({**event, "identifier": "taken"})
+    wrong = {**event, **change}
+    wrong["payload"] = {
+        key: customer.id if value == "CUSTOMER" else value
+        for key, value in wrong["payload"].items()
+    }
+
+    with pytest.raises(stripe.StripeError) as caught:
+        walker.raw_request("post", "/v2/billing/meter_events", **wrong)
+
+    assert caught.value.code == code
+
+
+def test_other_errors_of_v2_have_stripes_shape(walker, emulator):
+    token = walker.v2.billing.meter_event_session.create().authentication_token
+    emulator.clock.advance(900)
+    calls = (
+        lambda: walker.v2.billing.meter_event_stream.create({"events": []}, {"api_key": token}),
+        lambda: walker.v2.billing.meter_event_stream.create({"events": []}),
+        lambda: walker.v2.core.events.retrieve("evt_nothing"),
+        lambda: walker.v2.billing.meter_event_adjustments.create(
+            {"event_name": "x", "type": "cancel", "cancel": {"identifier": "x"}}
+        ),
+    )
+    codes = []
+    for call in calls:
+        with pytest.raises(stripe.StripeError) as caught:
+            call()
+        codes.append((caught.value.http_status, caught.value.json_body["error"]["code"]))
+
+    assert codes == [
+        (401, "billing_meter_event_session_expired"),
+        (401, "invalid_meter_event_session"),
+        (404, "not_found"),
+        (400, "invalid_cancel_configuration"),
+    ]
 
 
 def test_the_check_itself_can_fail(checking):
