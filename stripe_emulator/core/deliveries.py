@@ -7,7 +7,7 @@ misbehave on request as networks do: see the `webhook_` kinds in `faults`.
 import heapq
 import hmac
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from stripe_emulator.core.collection import Object
@@ -76,18 +76,27 @@ class Outbox:
         heapq.heapify(self.waiting)
 
 
-def signed_headers(body: bytes, *, secret: str, at: int, forged: bool) -> dict[str, str]:
-    """Return the headers of a delivery.
+def signed_headers(
+    body: bytes, *, secrets: Sequence[str], at: int, livemode: bool
+) -> dict[str, str]:
+    """Return the headers of a delivery, signed with each of the secrets.
 
-    The scheme is HMAC-SHA256 over `<t>.<body>` (docs.stripe.com/webhooks/signature).
+    The scheme is HMAC-SHA256 over `<t>.<body>` (docs.stripe.com/webhooks/signature). Test mode adds
+    a `v0`, which nobody may trust; what it holds is ours.
     """
-    key = "whsec_not_the_secret" if forged else secret
-    digest = hmac.new(key.encode(), b"%d.%b" % (at, body), "sha256").hexdigest()
+    content = b"%d.%b" % (at, body)
+    signatures = [f"v1={_digest(secret, content)}" for secret in secrets]
+    if not livemode:
+        signatures.append(f"v0={_digest('v0', content)}")
     return {
         "Content-Type": "application/json; charset=utf-8",
         "User-Agent": "Stripe/1.0 (+https://stripe.com/docs/webhooks)",
-        "Stripe-Signature": f"t={at},v1={digest}",
+        "Stripe-Signature": ",".join([f"t={at}", *signatures]),
     }
+
+
+def _digest(secret: str, content: bytes) -> str:
+    return hmac.new(secret.encode(), content, "sha256").hexdigest()
 
 
 def snapshot_body(event: Object) -> bytes:

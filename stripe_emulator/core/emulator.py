@@ -112,13 +112,14 @@ class Emulator:
     def forward(self, url: str, secret: str, *, thin: bool = False) -> None:
         """Send every event of the kind to `url`, in both modes, also after a reset.
 
-        A second call for the same URL changes its secret.
+        A second call for the same URL changes its secret; the setting `rolled_secret_seconds` says
+        how long the former one signs too.
         """
         known = [each for each in self._forwards if (each[0], each[2]) != (url, thin)]
         if len(known) < len(self._forwards):
             for endpoint in self.world.webhook_endpoints:
                 if (endpoint["url"], endpoint["_thin"]) == (url, thin):
-                    endpoint["_secret"] = secret
+                    webhook_endpoints.roll(self.world, endpoint, secret)
         else:
             self._register_forward(self.world, url, secret, thin=thin)
         self._forwards = [*known, (url, secret, thin)]
@@ -194,4 +195,6 @@ class Emulator:
     @staticmethod
     def _register_forward(world: World, url: str, secret: str, *, thin: bool) -> None:
         for livemode in (False, True):
-            webhook_endpoints.register(world, url, livemode=livemode, secret=secret, thin=thin)
+            webhook_endpoints.register(
+                world, url, livemode=livemode, secret=secret, thin=thin, from_outside=True
+            )

@@ -7,7 +7,7 @@ import msgspec
 
 from stripe_emulator.core.call import Answer, Call
 from stripe_emulator.core.collection import Object, in_span
-from stripe_emulator.core.errors import ApiError, invalid, malformed
+from stripe_emulator.core.errors import ApiError, invalid, malformed, missing_object
 from stripe_emulator.core.moments import unix_second
 from stripe_emulator.core.params import (
     CREATED,
@@ -66,7 +66,11 @@ def list_all(call: Call) -> Answer:
 
 
 def retrieve(call: Call) -> Answer:
-    return call.world.events.get(call.path["id"], livemode=call.livemode)
+    """Return one event of the last thirty days."""
+    event = call.world.events.get(call.path["id"], livemode=call.livemode)
+    if event["created"] < call.world.clock.second() - KEPT_SECONDS:
+        raise missing_object("event", event["id"])
+    return event
 
 
 def retrieve_v2(call: Call) -> Answer:

@@ -147,11 +147,9 @@ class Texts(Kind):
         value_limit: int,
         *,
         unsettable: bool = False,
-        brackets: bool = True,
     ) -> None:
         self.keys, self.key_limit, self.value_limit = keys, key_limit, value_limit
         self.unsettable = unsettable
-        self.brackets = brackets
 
     def parse(self, raw: Any, name: str) -> dict[str, str] | None:
         if raw == "" and self.unsettable:

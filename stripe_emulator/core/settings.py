@@ -59,6 +59,9 @@ class Settings:
         (1, 2, 5, 10, 30, 60, 300, 900, 3600),
         "waits before each repeat of a failed delivery; Stripe's are hours",
     )
+    rolled_secret_seconds: int = _setting(
+        0, "how long a receiver's former secret signs beside its new one; Stripe allows a day"
+    )
     cycle_invoices: bool = _setting(
         False, "whether billing periods end with an invoice; its later life is not emulated"
     )

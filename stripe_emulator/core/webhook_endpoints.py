@@ -38,7 +38,11 @@ LIST = listing(expand=EXPAND)
 
 def create(call: Call) -> Answer:
     given = call.given
-    present = sum(1 for each in call.world.webhook_endpoints if each["livemode"] == call.livemode)
+    present = sum(
+        1
+        for each in call.world.webhook_endpoints
+        if each["livemode"] == call.livemode and not each["_from_outside"]
+    )
     if present >= MAX_ENDPOINTS:
         raise invalid(f"You have reached the maximum of {MAX_ENDPOINTS} webhook endpoints.")
     endpoint = register(
@@ -62,10 +66,15 @@ def register(  # noqa: PLR0913  what an endpoint is
     thin: bool = False,
     enabled_events: list[str] | None = None,
     api_version: str | None = None,
+    from_outside: bool = False,
 ) -> Object:
-    """Add an endpoint, of the snapshot or the thin kind; without a list it hears of everything."""
+    """Add an endpoint, of the snapshot or the thin kind; without a list it hears of everything.
+
+    One from outside the API does not count to the account's endpoints.
+    """
     return world.webhook_endpoints.add(
         {
+            "_from_outside": from_outside,
             "id": world.ids.new("we"),
             "object": "webhook_endpoint",
             "api_version": api_version,
@@ -77,10 +86,25 @@ def register(  # noqa: PLR0913  what an endpoint is
             "metadata": {},
             "status": "enabled",
             "url": url,
+            "_former_secret": ("", 0.0),
             "_secret": secret or world.ids.new("whsec", 32),
             "_thin": thin,
         }
     )
+
+
+def roll(world: World, endpoint: Object, secret: str) -> None:
+    """Give an endpoint another secret; the former one can sign beside it for a while."""
+    if secret != endpoint["_secret"]:
+        until = world.clock.now() + world.settings.rolled_secret_seconds
+        endpoint["_former_secret"] = (endpoint["_secret"], until)
+        endpoint["_secret"] = secret
+
+
+def secrets_of(endpoint: Object, now: float) -> list[str]:
+    """Return what signs a delivery, the newest first."""
+    former, until = endpoint["_former_secret"]
+    return [endpoint["_secret"], former] if now < until else [endpoint["_secret"]]
 
 
 def update(call: Call) -> Answer:

@@ -3,13 +3,14 @@
 Who may be late, doubled or forged is decided by `faults`.
 """
 
-from stripe_emulator.core import events
+from stripe_emulator.core import events, webhook_endpoints
 from stripe_emulator.core.deliveries import Delivery, Owed, signed_headers
 from stripe_emulator.core.faults import Faults
 from stripe_emulator.core.world import World
 
 SUCCESS = range(200, 300)
 RECENT = 200
+FORGERS_SECRET = "whsec_not_the_secret"  # noqa: S105  nobody's
 
 
 def take_due(world: World, faults: Faults) -> list[Delivery]:
@@ -91,11 +92,12 @@ def _signed(world: World, owed: Owed) -> Delivery | None:
     owed.attempt += 1
     if owed.id > 0:
         world.outbox.under_way[owed.id] = owed
+    secrets = webhook_endpoints.secrets_of(endpoint, world.clock.now())
     headers = signed_headers(
         owed.body,
-        secret=endpoint["_secret"],
+        secrets=[FORGERS_SECRET] if owed.forged else secrets,
         at=world.clock.second() - owed.signature_age_seconds,
-        forged=owed.forged,
+        livemode=endpoint["livemode"],
     )
     return Delivery(
         url=endpoint["url"],

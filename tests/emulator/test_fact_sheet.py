@@ -29,6 +29,7 @@ def subscribe(shop, metered_price):
             {"customer": shop.customer.id, "items": items, **params}
         )
 
+    make.world = shop.emulator.world
     return make
 
 
@@ -160,6 +161,7 @@ def test_row_08_the_secret_is_under_confirmation_secret(subscribe, base_price):
     )
 
     assert error.http_status == 400
+    assert [each["id"] for each in subscribe.world.subscriptions] == [made.id]
     assert made.latest_invoice.confirmation_secret.client_secret.startswith("pi_")
 
 
@@ -365,6 +367,17 @@ def test_row_30_the_same_event_can_arrive_twice_at_once(shop):
     first, second = shop.emulator.pop_deliveries()
 
     assert json.loads(first.body)["id"] == json.loads(second.body)["id"]
+
+
+def test_row_30_one_change_can_have_two_event_ids(shop):
+    shop.emulator.forward("http://app/hook", "whsec_x")
+    shop.emulator.faults.switch_on("webhook_second_event")
+    shop.client.v1.customers.create({})
+
+    first, second = (json.loads(each.body) for each in shop.emulator.pop_deliveries())
+
+    assert first["id"] != second["id"]
+    assert (first["type"], first["data"]) == (second["type"], second["data"])
 
 
 def test_row_31_deliveries_are_signed_over_the_raw_body(shop):

@@ -37,8 +37,10 @@ def test_same_key_with_other_parameters_is_a_mismatch(shop):
 def test_same_key_on_another_endpoint_is_a_mismatch(shop):
     shop.send("one", options=key("k"))
 
-    with pytest.raises(stripe.IdempotencyError):
+    with pytest.raises(stripe.IdempotencyError, match="same endpoint") as caught:
         shop.client.v1.customers.create({}, key("k"))
+
+    assert caught.value.http_status == 400
 
 
 def test_a_stored_500_comes_back_although_the_event_counted(shop):
@@ -141,6 +143,25 @@ def test_key_in_flight_is_a_conflict(shop, emulator):
     assert (first.status, second.status, third.status) == (200, 409, 200)
     assert b"idempotency_key_in_use" in second.body
     assert third.headers["Idempotent-Replayed"] == "true"
+
+
+def test_refusal_of_a_second_call_for_a_pair_is_not_stored(shop, emulator):
+    emulator.settings.change(one_call_per_pair=True)
+
+    def request(name):
+        body = f"event_name=tokens&payload[stripe_customer_id]={shop.customer.id}&payload[value]=1"
+        headers = {"authorization": "Bearer sk_test_x", "idempotency-key": name}
+        return Request("POST", "/v1/billing/meter_events", headers=headers, body=body.encode())
+
+    first = emulator.begin(request("a"))
+    second = emulator.begin(request("b"))
+    emulator.finish(second)
+    emulator.finish(first)
+    third = emulator.handle(request("b"))
+
+    assert (first.status, second.status, third.status) == (200, 429, 200)
+    assert "Idempotent-Replayed" not in third.headers
+    assert shop.total() == 2
 
 
 def test_key_longer_than_255_is_refused(shop):

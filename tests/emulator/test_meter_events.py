@@ -121,6 +121,7 @@ def test_value_is_taken(shop, value):
     "value",
     [
         "1234567890123456",
+        "1000000000000000",
         "0.1234567890123456",
         "NaN",
         "1e5",
@@ -156,6 +157,20 @@ def test_unknown_customer_is_refused(shop):
 
     assert error.http_status == 400
     assert error.error.message == "No such customer: 'cus_nobody'"
+
+
+def test_customer_of_the_other_mode_is_unknown(shop, transport):
+    live = stripe.StripeClient("sk_live_x", http_client=transport)
+    make_meter(live, customer_mapping={"event_payload_key": "who", "type": "by_id"})
+
+    error = refusal(
+        live.v1.billing.meter_events.create,
+        {"event_name": "tokens", "payload": {"who": shop.customer.id, "value": "1"}},
+    )
+
+    assert error.error.message == f"No such customer: '{shop.customer.id}'"
+    [logged] = list(shop.emulator.arrivals)[-1].events
+    assert (logged.customer, logged.verdict) == (shop.customer.id, "refused:customer_not_found")
 
 
 def test_deleted_customer_is_unknown(shop):

@@ -97,7 +97,8 @@ def test_modes_have_their_own_endpoints(client, transport, emulator):
     assert emulator.pop_deliveries() == []
 
 
-def test_account_has_sixteen_endpoints_at_most(client):
+def test_account_has_sixteen_endpoints_at_most(client, listening):
+    """A receiver from outside the API takes none of their places."""
     for _ in range(16):
         client.v1.webhook_endpoints.create(
             {"url": "https://app.example/hook", "enabled_events": ["*"]}
@@ -159,8 +160,11 @@ def test_events_are_listed_for_thirty_days(client, emulator):
     assert types(type="customer.created") == ["customer.created"]
     assert types(types=["customer.*", "price.created"]) == ["customer.created"]
     assert types(created={"gt": NOW}) == ["product.created"]
+    first = client.v1.events.list({"type": "customer.created"}).data[0].id
     emulator.clock.advance(30 * 86_400)
     assert types() == ["product.created"]
+    with pytest.raises(stripe.InvalidRequestError, match="No such event"):
+        client.v1.events.retrieve(first)
 
 
 def test_duplicated_delivery(client, listening):
@@ -281,3 +285,31 @@ def test_thin_events_can_be_told_twice(shop, emulator):
     assert len({notice["id"] for notice in notices}) == len(notices) == 2
     assert ["data" in notice for notice in notices] == [False, False]
     assert [event.data.reason.error_count for event in fetched] == [1, 1]
+
+
+@pytest.mark.parametrize(("key", "schemes"), [("sk_test_x", "v1 v0"), ("sk_live_x", "v1")])
+def test_test_mode_adds_a_signature_of_another_scheme(transport, listening, key, schemes):
+    stripe.StripeClient(key, http_client=transport).v1.customers.create({})
+
+    [delivery] = listening.pop_deliveries()
+    parts = delivery.headers["Stripe-Signature"].split(",")
+
+    assert [part.partition("=")[0] for part in parts] == ["t", *schemes.split()]
+
+
+@pytest.mark.parametrize(("after", "former_signs"), [(3599, True), (3600, False)])
+def test_former_secret_signs_for_a_while(client, listening, after, former_signs):
+    listening.settings.change(rolled_secret_seconds=3600)
+    listening.forward("http://app/hook", "whsec_new")
+    listening.clock.advance(after)
+    client.v1.customers.create({})
+
+    [delivery] = listening.pop_deliveries()
+    header = delivery.headers["Stripe-Signature"]
+
+    assert client.construct_event(delivery.body, header, "whsec_new", tolerance=10**9)
+    if former_signs:
+        assert client.construct_event(delivery.body, header, SECRET, tolerance=10**9)
+    else:
+        with pytest.raises(stripe.SignatureVerificationError):
+            client.construct_event(delivery.body, header, SECRET, tolerance=10**9)
