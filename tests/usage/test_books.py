@@ -24,7 +24,7 @@ from tests.factories.usage import (
 )
 from tests.reconciliation.conftest import customer_at_stripe, meter_at_stripe
 from tests.usage.conftest import report
-from usage import delivery, flush, holding
+from usage import delivery, flush, holding, statements
 from usage.lifecycle import State
 from usage.models import FlushRun, SubmissionState
 from usage.queries import Books, books
@@ -283,6 +283,19 @@ def test_usage_at_stripe_that_nobody_recorded_is_over_billing(traffic, now):
 
     assert status == 1
     assert "OVER-BILLED: Stripe has 1,500,028 token of input_tokens, we recorded 1,500,027" in text
+
+
+def test_usage_that_flows_while_stripe_is_read_is_not_over_billing(traffic, monkeypatch):
+    _, _, flow = traffic
+    read = statements._stripe_totals
+
+    def read_slowly(customer):
+        flow()
+        return read(customer)
+
+    monkeypatch.setattr(statements, "_stripe_totals", read_slowly)
+
+    assert statements.statement().is_balanced
 
 
 def test_a_stripe_that_cannot_be_read_is_said_so(traffic, emulator):
