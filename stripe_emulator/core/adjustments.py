@@ -2,13 +2,14 @@
 
 import msgspec
 
-from stripe_emulator.core import intake
+from stripe_emulator.core import settling
 from stripe_emulator.core.arrivals import EventVerdict
 from stripe_emulator.core.call import Answer, Call
 from stripe_emulator.core.collection import Object
 from stripe_emulator.core.errors import ApiError
+from stripe_emulator.core.kinds import Choice, Kind, String
 from stripe_emulator.core.moments import rfc3339
-from stripe_emulator.core.params import EXPAND, Choice, Hash, Kind, String
+from stripe_emulator.core.params import EXPAND, Hash
 from stripe_emulator.core.records import IdentifierRecord
 
 _FIELDS: dict[str, Kind] = {
@@ -50,7 +51,7 @@ def _cancelled(call: Call) -> str:
     identifier = (call.given("cancel") or {}).get("identifier")
     if identifier is None:
         raise _refused(call, "An adjustment of type cancel needs `cancel[identifier]`.")
-    key = intake.identifier_key(identifier, livemode=call.livemode)
+    key = settling.identifier_key(identifier, livemode=call.livemode)
     record = world.identifiers.get(key)
     meter = _meter(call, record)
     if record is None or meter is None or meter["event_name"] != call.params["event_name"]:
@@ -63,7 +64,7 @@ def _cancelled(call: Call) -> str:
         raise _refused(
             call, f"The event with identifier {identifier} was received more than 24 hours ago."
         )
-    intake.cancel(world, record)
+    settling.cancel(world, record)
     world.identifiers.put(key, msgspec.structs.replace(record, cancelled=True))
     call.cancelled = EventVerdict(
         event_name=meter["event_name"],

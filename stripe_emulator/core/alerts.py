@@ -9,7 +9,8 @@ from stripe_emulator.core import events
 from stripe_emulator.core.call import Answer, Call
 from stripe_emulator.core.collection import Object
 from stripe_emulator.core.errors import invalid
-from stripe_emulator.core.params import EXPAND, Array, Choice, Hash, Integer, String, listing
+from stripe_emulator.core.kinds import Choice, Integer, String
+from stripe_emulator.core.params import EXPAND, Array, Hash, listing
 from stripe_emulator.core.world import World
 
 MAX_PER_PAIR = 25

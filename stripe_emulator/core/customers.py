@@ -6,19 +6,9 @@ from stripe_emulator.core import events, subscription_life
 from stripe_emulator.core.call import Answer, Call
 from stripe_emulator.core.collection import Object, in_span
 from stripe_emulator.core.errors import ApiError, invalid
+from stripe_emulator.core.kinds import Choice, Integer, Kind, String
 from stripe_emulator.core.metadata import merged
-from stripe_emulator.core.params import (
-    CREATED,
-    EXPAND,
-    METADATA,
-    Choice,
-    Hash,
-    Integer,
-    Kind,
-    String,
-    anything,
-    listing,
-)
+from stripe_emulator.core.params import CREATED, EXPAND, METADATA, Hash, anything, listing
 from stripe_emulator.core.world import World
 
 CLOCK_CUSTOMERS = 3

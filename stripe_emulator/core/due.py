@@ -9,7 +9,7 @@ from stripe_emulator.core import (
 )
 from stripe_emulator.core.agenda import Agenda
 from stripe_emulator.core.collection import Object
-from stripe_emulator.core.intake import settle_due
+from stripe_emulator.core.settling import settle_due
 from stripe_emulator.core.world import World
 
 

@@ -17,7 +17,6 @@ from stripe_emulator.core.faults import Faults
 from stripe_emulator.core.idempotency import Idempotency
 from stripe_emulator.core.ids import Ids
 from stripe_emulator.core.in_flight import InFlight
-from stripe_emulator.core.intake import count_again
 from stripe_emulator.core.parts import Parts
 from stripe_emulator.core.records import (
     IdempotencyRecord,
@@ -26,6 +25,7 @@ from stripe_emulator.core.records import (
     Records,
 )
 from stripe_emulator.core.settings import Settings
+from stripe_emulator.core.settling import count_again
 from stripe_emulator.core.snapshots import Snapshot, packed, unpacked
 from stripe_emulator.core.truth import Truth
 from stripe_emulator.core.wire import Reply, Request

@@ -8,18 +8,9 @@ import msgspec
 from stripe_emulator.core.call import Answer, Call
 from stripe_emulator.core.collection import Object, in_span
 from stripe_emulator.core.errors import ApiError, invalid, malformed, missing_object
+from stripe_emulator.core.kinds import Boolean, Integer, String
 from stripe_emulator.core.moments import unix_second
-from stripe_emulator.core.params import (
-    CREATED,
-    EXPAND,
-    Array,
-    Boolean,
-    Hash,
-    Integer,
-    String,
-    anything,
-    listing,
-)
+from stripe_emulator.core.params import CREATED, EXPAND, Array, Hash, anything, listing
 from stripe_emulator.core.settings import DAY_SECONDS
 
 KEPT_SECONDS = 30 * DAY_SECONDS

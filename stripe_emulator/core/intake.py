@@ -1,16 +1,14 @@
-"""Taking a meter event in: the identifier's memory, acceptance, and the later moment it counts."""
+"""Taking a meter event in: the identifier's memory, and acceptance. `settling` does the rest."""
 
-import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 
-from stripe_emulator.core import alerts
-from stripe_emulator.core.arrivals import Arrival, EventVerdict
+from stripe_emulator.core.arrivals import EventVerdict
 from stripe_emulator.core.collection import Object
+from stripe_emulator.core.entries import Entry
 from stripe_emulator.core.faults import Faults
 from stripe_emulator.core.records import IdentifierRecord
-from stripe_emulator.core.usage_books import AdditiveBook, Entry, OrderedBook
+from stripe_emulator.core.settling import identifier_key, settle
 from stripe_emulator.core.usage_rules import Refused, Usable, customer_of, fingerprint, ruling
 from stripe_emulator.core.violations import Violation
 from stripe_emulator.core.world import World
@@ -87,64 +85,6 @@ class Judged(Exception):
         self.verdict = verdict
 
 
-def settle_due(world: World, now: float) -> None:
-    """Count what has waited long enough."""
-    while world.settling and world.settling[0][0] <= now:
-        _, _, meter_id, customer, entry, sign = heapq.heappop(world.settling)
-        if entry.sequence in world.cancelled_unsettled:
-            world.cancelled_unsettled.discard(entry.sequence)
-        elif sign > 0:
-            _count(world, meter_id, customer, entry)
-        else:
-            book_of(world, meter_id, customer).remove(entry)
-
-
-def cancel(world: World, record: IdentifierRecord) -> None:
-    """Take an accepted event back, counted or not."""
-    entry = _entry_of(record)
-    if any(waiting[4].sequence == entry.sequence for waiting in world.settling):
-        world.cancelled_unsettled.add(entry.sequence)
-        return
-    lag = world.settings.settle_lag_seconds
-    _settle(world, record.meter, record.customer, entry, -1, lag)
-
-
-def count_again(world: World, arrival: Arrival) -> None:
-    """Put what an arrival did to usage into books that were saved before it.
-
-    The identifiers were not lost with the books, so each event keeps its place in the order.
-    """
-    for event in arrival.events:
-        record = _remembered(world, event, arrival) if event.verdict == "accepted" else None
-        if record is not None:
-            book_of(world, record.meter, record.customer).add(_entry_of(record))
-            world.counters["usage"] = max(world.counters.get("usage", 0), record.sequence)
-    record = _remembered(world, arrival.cancelled, arrival) if arrival.cancelled else None
-    if record is not None:
-        book_of(world, record.meter, record.customer).remove(_entry_of(record))
-
-
-def _remembered(world: World, event: EventVerdict, arrival: Arrival) -> IdentifierRecord | None:
-    record = world.identifiers.get(identifier_key(event.identifier, livemode=arrival.livemode))
-    return record if record and world.meters.find(record.meter) else None
-
-
-def _entry_of(record: IdentifierRecord) -> Entry:
-    return Entry(record.timestamp, record.sequence, Decimal(record.value))
-
-
-def book_of(world: World, meter_id: str, customer: str) -> AdditiveBook | OrderedBook:
-    meter = world.meters.find(meter_id)
-    if meter is None:
-        raise LookupError(f"the books name a meter that was never made: {meter_id}")
-    return world.usage.book(
-        meter_id,
-        customer,
-        formula=meter["default_aggregation"]["formula"],
-        window=meter["event_time_window"],
-    )
-
-
 def _check_identifier(world: World, offered: Offered, print_: str) -> None:
     known = world.identifiers.get(identifier_key(offered.identifier, livemode=offered.livemode))
     if known is None:
@@ -183,34 +123,7 @@ def _accept(
         ),
     )
     lag = world.settings.settle_lag_seconds + late_seconds
-    _settle(world, usable.meter["id"], usable.customer, entry, 1, lag)
-
-
-def _settle(  # noqa: PLR0913, PLR0917  an entry, its book, its sign and its lag
-    world: World, meter_id: str, customer: str, entry: Entry, sign: int, lag: float
-) -> None:
-    """Count or uncount an entry, now or when the lag is over."""
-    if lag > 0:
-        due_at = world.clock.now() + lag
-        order = world.count("settling")
-        heapq.heappush(world.settling, (due_at, order, meter_id, customer, entry, sign))
-    elif sign > 0:
-        _count(world, meter_id, customer, entry)
-    else:
-        book_of(world, meter_id, customer).remove(entry)
-
-
-def _count(world: World, meter_id: str, customer: str, entry: Entry) -> None:
-    book_of(world, meter_id, customer).add(entry)
-    alerts.check(world, meter_id, customer)
-
-
-def identifier_key(identifier: str, *, livemode: bool) -> str:
-    """Return where an identifier is remembered.
-
-    That is per account and mode, over all meters (the strict reading).
-    """
-    return f"{'live' if livemode else 'test'}:{identifier}"
+    settle(world, usable.meter["id"], usable.customer, entry, 1, lag)
 
 
 def _violate(world: World, kind: str, **detail: object) -> None:

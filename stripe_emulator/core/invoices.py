@@ -10,16 +10,8 @@ from stripe_emulator.core.call import Answer, Call
 from stripe_emulator.core.collection import Object, in_span
 from stripe_emulator.core.errors import invalid
 from stripe_emulator.core.invoice_shape import blank
-from stripe_emulator.core.params import (
-    CREATED,
-    EXPAND,
-    Boolean,
-    Choice,
-    Hash,
-    String,
-    anything,
-    listing,
-)
+from stripe_emulator.core.kinds import Boolean, Choice, String
+from stripe_emulator.core.params import CREATED, EXPAND, Hash, anything, listing
 from stripe_emulator.core.settings import HOUR_SECONDS
 from stripe_emulator.core.world import World
 

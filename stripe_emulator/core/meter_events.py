@@ -4,7 +4,8 @@ from stripe_emulator.core import error_reports
 from stripe_emulator.core.call import Answer, Call
 from stripe_emulator.core.errors import ApiError
 from stripe_emulator.core.intake import Judged, Offered, take
-from stripe_emulator.core.params import EXPAND, Hash, Integer, String, Texts
+from stripe_emulator.core.kinds import Integer, String
+from stripe_emulator.core.params import EXPAND, Hash, Texts
 from stripe_emulator.core.usage_rules import Refused
 
 PAYLOAD_KEYS = 100

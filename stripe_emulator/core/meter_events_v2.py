@@ -6,8 +6,9 @@ from stripe_emulator.core import error_reports
 from stripe_emulator.core.call import Answer, Call
 from stripe_emulator.core.errors import ApiError, malformed
 from stripe_emulator.core.intake import Judged, Offered, take
+from stripe_emulator.core.kinds import Kind, String
 from stripe_emulator.core.moments import rfc3339, unix_second
-from stripe_emulator.core.params import Array, Hash, Kind, String, Texts
+from stripe_emulator.core.params import Array, Hash, Texts
 from stripe_emulator.core.usage_rules import Refused
 
 STREAM_LIMIT = 100

@@ -4,7 +4,8 @@ from stripe_emulator.core import events
 from stripe_emulator.core.call import Answer, Call
 from stripe_emulator.core.collection import Object
 from stripe_emulator.core.errors import invalid
-from stripe_emulator.core.params import EXPAND, Choice, Hash, String, listing
+from stripe_emulator.core.kinds import Choice, String
+from stripe_emulator.core.params import EXPAND, Hash, listing
 
 CREATE = Hash(
     {

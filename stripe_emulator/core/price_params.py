@@ -1,21 +1,7 @@
 """What the calls about prices take."""
 
-from stripe_emulator.core.params import (
-    CREATED,
-    EXPAND,
-    METADATA,
-    Amount,
-    Array,
-    Boolean,
-    Choice,
-    Hash,
-    Integer,
-    IntegerOr,
-    Kind,
-    String,
-    anything,
-    listing,
-)
+from stripe_emulator.core.kinds import Amount, Boolean, Choice, Integer, IntegerOr, Kind, String
+from stripe_emulator.core.params import CREATED, EXPAND, METADATA, Array, Hash, anything, listing
 
 _TIER = Hash(
     {

@@ -4,20 +4,9 @@ from stripe_emulator.core import events
 from stripe_emulator.core.call import Answer, Call
 from stripe_emulator.core.collection import Object, in_span
 from stripe_emulator.core.errors import invalid
+from stripe_emulator.core.kinds import Boolean, Choice, Kind, String
 from stripe_emulator.core.metadata import merged
-from stripe_emulator.core.params import (
-    CREATED,
-    EXPAND,
-    METADATA,
-    Array,
-    Boolean,
-    Choice,
-    Hash,
-    Kind,
-    String,
-    anything,
-    listing,
-)
+from stripe_emulator.core.params import CREATED, EXPAND, METADATA, Array, Hash, anything, listing
 from stripe_emulator.core.price_params import OF_A_PRODUCT
 
 _FIELDS: dict[str, Kind] = {

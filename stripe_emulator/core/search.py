@@ -11,7 +11,8 @@ from typing import Any
 from stripe_emulator.core.call import Call
 from stripe_emulator.core.collection import DEFAULT_PAGE, Collection, Object, mode
 from stripe_emulator.core.errors import invalid
-from stripe_emulator.core.params import EXPAND, Hash, Integer, String
+from stripe_emulator.core.kinds import Integer, String
+from stripe_emulator.core.params import EXPAND, Hash
 
 SEARCH = Hash(
     {"expand": EXPAND, "limit": Integer(1, 100), "page": String(), "query": String()}, "query"

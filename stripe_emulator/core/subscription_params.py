@@ -1,20 +1,7 @@
 """What the subscription calls take."""
 
-from stripe_emulator.core.params import (
-    CREATED,
-    EXPAND,
-    METADATA,
-    Array,
-    Boolean,
-    Choice,
-    Hash,
-    Integer,
-    IntegerOr,
-    Kind,
-    String,
-    anything,
-    listing,
-)
+from stripe_emulator.core.kinds import Boolean, Choice, Integer, IntegerOr, Kind, String
+from stripe_emulator.core.params import CREATED, EXPAND, METADATA, Array, Hash, anything, listing
 
 MAX_ITEMS = 20
 

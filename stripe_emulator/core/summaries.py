@@ -3,11 +3,12 @@
 from stripe_emulator.core import exact
 from stripe_emulator.core.call import Answer, Call
 from stripe_emulator.core.collection import Object, paged
+from stripe_emulator.core.entries import MINUTE_SECONDS
 from stripe_emulator.core.errors import invalid
 from stripe_emulator.core.ids import derived
-from stripe_emulator.core.params import EXPAND, Choice, Hash, Integer, String, listing
+from stripe_emulator.core.kinds import Choice, Integer, String
+from stripe_emulator.core.params import EXPAND, Hash, listing
 from stripe_emulator.core.settings import DAY_SECONDS, HOUR_SECONDS
-from stripe_emulator.core.usage_books import MINUTE_SECONDS
 
 _WINDOWS = {"hour": HOUR_SECONDS, "day": DAY_SECONDS}
 MAX_WINDOWS = 20_000

@@ -5,7 +5,8 @@ from stripe_emulator.core.agenda import Agenda
 from stripe_emulator.core.call import Answer, Call
 from stripe_emulator.core.collection import Object
 from stripe_emulator.core.errors import invalid
-from stripe_emulator.core.params import EXPAND, Hash, Integer, String, listing
+from stripe_emulator.core.kinds import Integer, String
+from stripe_emulator.core.params import EXPAND, Hash, listing
 from stripe_emulator.core.periods import shifted
 from stripe_emulator.core.settings import DAY_SECONDS
 from stripe_emulator.core.subscription_items import price_of

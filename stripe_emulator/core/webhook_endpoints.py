@@ -3,8 +3,9 @@
 from stripe_emulator.core.call import Answer, Call
 from stripe_emulator.core.collection import Object
 from stripe_emulator.core.errors import invalid
+from stripe_emulator.core.kinds import Boolean, String
 from stripe_emulator.core.metadata import merged
-from stripe_emulator.core.params import EXPAND, METADATA, Array, Boolean, Hash, String, listing
+from stripe_emulator.core.params import EXPAND, METADATA, Array, Hash, listing
 from stripe_emulator.core.world import World
 
 MAX_ENDPOINTS = 16

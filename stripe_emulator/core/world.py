@@ -7,11 +7,12 @@ from stripe_emulator.core.agenda import Agenda
 from stripe_emulator.core.clock import Clock
 from stripe_emulator.core.collection import Collection, Object
 from stripe_emulator.core.deliveries import Outbox
+from stripe_emulator.core.entries import Entry
 from stripe_emulator.core.ids import Ids
 from stripe_emulator.core.pending_reports import ErrorReports
 from stripe_emulator.core.records import IdentifierRecord, Records
 from stripe_emulator.core.settings import Settings
-from stripe_emulator.core.usage_books import Entry, UsageBooks
+from stripe_emulator.core.usage_books import UsageBooks
 from stripe_emulator.core.violations import Violations
 
 

@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stripe_emulator import Emulator, Request
+from stripe_emulator.core.additive_book import AdditiveBook
+from stripe_emulator.core.entries import Entry
 from stripe_emulator.core.periods import period_at
 from stripe_emulator.core.truth import Truth
-from stripe_emulator.core.usage_books import AdditiveBook, Entry
 
 from .conftest import NOW
 

@@ -241,7 +241,23 @@ def test_report_counts_all_and_names_samples(shop, stream, emulator):
         ("meter_event_invalid_value", 5, ["bad0", "bad1"]),
         ("meter_event_customer_not_found", 1, ["n"]),
     ]
+    assert str(report.data.validation_start) == "2026-11-23T12:00:00.000Z"
     assert str(report.data.validation_end) == "2026-11-23T12:00:10.000Z"
+
+
+def test_report_of_live_mode_is_live(transport, emulator):
+    live = stripe.StripeClient("sk_live_x", http_client=transport)
+    make_meter(live)
+    token = live.v2.billing.meter_event_session.create().authentication_token
+    bad = {"event_name": "tokens", "payload": {"value": "1"}}
+    live.v2.billing.meter_event_stream.create({"events": [bad]}, {"api_key": token})
+
+    [report] = reports(live, emulator)
+
+    assert report.livemode is True
+    assert report.data.reason.error_types[0].code == "meter_event_no_customer_defined"
+    test = stripe.StripeClient("sk_test_x", http_client=transport)
+    assert test.v2.core.events.list({}).data == []
 
 
 def test_unknown_meter_has_a_report_of_its_own(shop, stream, emulator):
