@@ -53,10 +53,7 @@ class Collection:
         hint = ""
         if found is not None:
             other, used = ("live", "test") if mode(found) else ("test", "live")
-            hint = (
-                f"; a similar object exists in {other} mode, but a {used} mode key was used to "
-                "make this request."
-            )
+            hint = f"; it exists in {other} mode, and the key of this request is for {used} mode"
         error = missing_object(self.kind, object_id, param=param, hint=hint)
         error.status = status
         raise error
@@ -93,7 +90,7 @@ def paged(objects: Sequence[Object], params: Mapping[str, Any], *, url: str, kin
     after, before = params.get("starting_after"), params.get("ending_before")
     if after is not None and before is not None:
         raise invalid(
-            "You cannot use both starting_after and ending_before.", param="starting_after"
+            "starting_after and ending_before exclude each other.", param="starting_after"
         )
     if after is not None:
         start = _position(objects, after, kind, "starting_after") + 1

@@ -11,11 +11,11 @@ from stripe_emulator.core.collection import Object, Page
 from stripe_emulator.core.errors import ApiError, malformed, unknown_url
 from stripe_emulator.core.expansion import render, render_page
 from stripe_emulator.core.faults import FaultRule
-from stripe_emulator.core.forms import decode
 from stripe_emulator.core.idempotency import fingerprint
 from stripe_emulator.core.keys import caller_of, masked, token_of
 from stripe_emulator.core.params import parse
 from stripe_emulator.core.parts import Parts
+from stripe_emulator.core.reading import cost_of, raw_params
 from stripe_emulator.core.records import IdempotencyRecord
 from stripe_emulator.core.routing import STREAM_PATH, Route, find_route
 from stripe_emulator.core.sessions import caller_of_token
@@ -95,7 +95,7 @@ class Exchange:
         streams = route.path == STREAM_PATH
         caller = caller_of_token(self.world, token) if streams else caller_of(token)
         self.livemode, self.key = caller.livemode, caller.masked
-        raw = self._raw_params(route)
+        self.params = raw = raw_params(request)
         self._check_rate(route)
         if self.v2 and "stripe-version" not in request.headers:
             raise malformed("The Stripe-Version header is required.", code="missing_version")
@@ -118,27 +118,14 @@ class Exchange:
         regime = self.world.settings.rate_limits
         if regime == "off":
             return
-        events = self.params.get("events") if isinstance(self.params, dict) else None
         self.parts.rate_limits.check(
             regime,
             livemode=self.livemode,
             endpoint=f"{route.method} {route.path}",
             now=self.world.clock.now(),
-            cost=max(1, len(events)) if isinstance(events, list) else 1,
+            cost=cost_of(self.params),
             connected="stripe-account" in self.request.headers,
         )
-
-    def _raw_params(self, route: Route) -> dict[str, Any]:
-        query = decode(self.request.query) if self.request.query else {}
-        if route.method == "GET":
-            self.params = query
-            return query
-        if self.v2:
-            raw = query | _json_object(self.request.body)
-        else:
-            raw = query | decode(self.request.body.decode("utf-8", "replace"))
-        self.params = raw
-        return raw
 
     def _known_answer(self) -> IdempotencyRecord | None:
         key = self.idempotency_key
@@ -251,18 +238,6 @@ def _shown(world: World, answer: Object | Page, expand: list[str]) -> Object:
     if isinstance(answer, Page):
         return render_page(world, answer, expand)
     return render(world, answer, expand)
-
-
-def _json_object(body: bytes) -> dict[str, Any]:
-    if not body.strip():
-        return {}
-    try:
-        decoded = msgspec.json.decode(body)
-    except msgspec.DecodeError as error:
-        raise malformed(f"Invalid JSON: {error}", code="invalid_json") from None
-    if not isinstance(decoded, dict):
-        raise malformed("The body must be a JSON object.", code="invalid_json")
-    return decoded
 
 
 def _encoded(body: Object) -> bytes:

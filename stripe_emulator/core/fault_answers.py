@@ -77,9 +77,7 @@ def _limited_without_reason() -> ApiError:
 def _locked() -> ApiError:
     return ApiError(
         429,
-        "This object cannot be accessed right now because another API request or Stripe process is "
-        "currently "
-        "accessing it. (Made by the emulator on request.)",
+        "Another request or process holds this object. (Made by the emulator on request.)",
         code="lock_timeout",
         headers={"Stripe-Should-Retry": "true"},
         started=False,
@@ -89,8 +87,8 @@ def _locked() -> ApiError:
 def _in_use() -> ApiError:
     return ApiError(
         409,
-        "There is currently another in-progress request using this Idempotent Key. (Made by the "
-        "emulator on request.)",
+        "An earlier request with this Idempotency-Key is still under way. (Made by the emulator on "
+        "request.)",
         type="idempotency_error",
         code="idempotency_key_in_use",
         started=False,

@@ -42,9 +42,7 @@ class Idempotency:
         if key in self._running:
             raise ApiError(
                 409,
-                "There is currently another in-progress request using this Idempotent Key (that "
-                "probably means "
-                "you submitted twice, and the other request is still going through).",
+                "An earlier request with this Idempotency-Key is still under way.",
                 type="idempotency_error",
                 code="idempotency_key_in_use",
                 started=False,
@@ -55,18 +53,14 @@ class Idempotency:
             return None
         if known.path != path:
             raise _mismatch(
-                f"Keys for idempotent requests can only be used for the same endpoint they were "
-                f"first used for "
-                f"('{known.path}' vs '{path}'). Try using a key other than '{name}' if you meant "
-                f"to execute a "
-                f"different request.",
+                f"The Idempotency-Key '{name}' belongs to '{known.path}': a key stays with the "
+                f"same endpoint, so a request to '{path}' needs another.",
                 v2=v2,
             )
         if known.fingerprint != asked:
             raise _mismatch(
-                "Keys for idempotent requests can only be used with the same parameters they were "
-                "first used with. "
-                f"Try using a key other than '{name}' if you meant to execute a different request.",
+                f"The Idempotency-Key '{name}' was first used with other parameters: a different "
+                "request needs another key.",
                 v2=v2,
             )
         return known

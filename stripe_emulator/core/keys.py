@@ -39,9 +39,8 @@ def caller_of(token: str) -> Caller:
     if not token:
         raise ApiError(
             401,
-            "You did not provide an API key. You need to provide your API key in the Authorization "
-            "header, using "
-            "Bearer auth (e.g. 'Authorization: Bearer YOUR_SECRET_KEY').",
+            "No API key was sent: it travels in the Authorization header, as a bearer token or as "
+            "the user name of basic authentication.",
             started=False,
         )
     if not token.startswith(("sk_", "rk_")):

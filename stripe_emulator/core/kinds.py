@@ -29,8 +29,7 @@ class _Scalar(Kind):
             if self.unsettable:
                 return None
             raise malformed(
-                f"You passed an empty string for '{name}'. Empty values unset a parameter, and "
-                f"'{name}' cannot be unset.",
+                f"'{name}' is empty, which would unset it, and it cannot be unset.",
                 param=name,
                 code="parameter_invalid_empty",
             )

@@ -21,9 +21,7 @@ def amounts_of(params: Object) -> Object:
             raise invalid("`tiers` need `billing_scheme=tiered`.", param=name)
     unit = _decimal_of(params, "unit_amount", "unit_amount_decimal", prefix="")
     if unit is None and "custom_unit_amount" not in params:
-        raise invalid(
-            "You must specify one of `unit_amount` or `unit_amount_decimal`.", param="unit_amount"
-        )
+        raise invalid("A price needs `unit_amount` or `unit_amount_decimal`.", param="unit_amount")
     if unit is not None and unit < 0:
         raise invalid("Amounts must not be negative.", param="unit_amount_decimal")
     return {"unit_amount": _whole(unit), "unit_amount_decimal": decimal_text(unit), "_tiers": None}

@@ -14,7 +14,7 @@ def create(call: Call) -> Answer:
     world, given = call.world, call.given
     if ("product" in call.params) == ("product_data" in call.params):
         raise invalid(
-            "You must specify either `product` or `product_data` when creating a price.",
+            "A price needs `product` or `product_data`, and not both.",
             param="product",
         )
     if "product" in call.params:
@@ -129,7 +129,7 @@ def _recurring(call: Call) -> Object | None:
     if usage_type == "metered":
         if meter_id is None:
             # Since 2025-03-31.basil. Source: docs.stripe.com/changelog/basil.
-            raise invalid("You must specify a meter for a metered price.", param="recurring[meter]")
+            raise invalid("A metered price needs a meter.", param="recurring[meter]")
         meter = call.world.meters.get(
             meter_id, livemode=call.livemode, param="recurring[meter]", status=400
         )

@@ -126,9 +126,7 @@ def list_all(call: Call) -> Answer:
 def delete(call: Call) -> Answer:
     product = call.world.products.get(call.path["id"], livemode=call.livemode)
     if any(price["product"] == product["id"] for price in call.world.prices):
-        raise invalid(
-            "This product cannot be deleted because it has one or more user-created prices."
-        )
+        raise invalid(f"The product {product['id']} has prices, so it cannot be deleted.")
     call.world.products.remove(product["id"])
     events.emit(call.world, "product.deleted", product)
     return {"id": product["id"], "object": "product", "deleted": True}

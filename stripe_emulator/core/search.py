@@ -124,4 +124,4 @@ def _offset(page: str | None) -> int:
 
 
 def _unreadable(text: str) -> Exception:
-    return invalid(f"We were unable to parse your search query: {text[:100]}", param="query")
+    return invalid(f"This search query cannot be read: {text[:100]}", param="query")

@@ -45,7 +45,7 @@ def create(call: Call) -> Answer:
         if each["livemode"] == call.livemode and not each["_from_outside"]
     )
     if present >= MAX_ENDPOINTS:
-        raise invalid(f"You have reached the maximum of {MAX_ENDPOINTS} webhook endpoints.")
+        raise invalid(f"An account has a maximum of {MAX_ENDPOINTS} webhook endpoints.")
     endpoint = register(
         call.world,
         _url(given("url")),
@@ -141,7 +141,5 @@ def delete(call: Call) -> Answer:
 
 def _url(url: str) -> str:
     if not url.startswith(("http://", "https://")):
-        raise invalid(
-            "Invalid URL: An explicit scheme (such as https) must be provided.", param="url"
-        )
+        raise invalid("A url begins with https:// or http://.", param="url")
     return url

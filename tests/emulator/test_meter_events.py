@@ -257,7 +257,7 @@ def test_missing_value_is_refused_except_by_a_count_meter(shop):
         ),
         ({"event_name": "tokens", "payload": {"a": "b" * 101}}, "payload[a]", "Values in payload"),
         ({"event_name": "x" * 101, "payload": {"a": "b"}}, "event_name", "Invalid string"),
-        ({"event_name": "", "payload": {"a": "b"}}, "event_name", "You passed an empty string"),
+        ({"event_name": "", "payload": {"a": "b"}}, "event_name", "'event_name' is empty"),
     ],
 )
 def test_bad_parameters_get_the_error_stripe_gives(shop, params, param, message):

@@ -173,3 +173,12 @@ def test_unknown_customer_is_refused(shop):
         shop.client.v1.billing.meters.event_summaries.list(
             shop.meter.id, {"customer": "cus_nobody", "start_time": NOW - 60, "end_time": NOW}
         )
+
+
+def test_range_of_more_windows_than_two_years_of_hours_is_refused(shop):
+    start = MIDNIGHT - 20_000 * HOUR
+    asked = {"start_time": start, "value_grouping_window": "hour", "limit": 1}
+
+    assert summaries(shop, **asked, end_time=MIDNIGHT).has_more is True
+    with pytest.raises(stripe.InvalidRequestError, match="too many windows"):
+        summaries(shop, **asked, end_time=MIDNIGHT + HOUR)

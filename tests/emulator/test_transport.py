@@ -141,9 +141,7 @@ def test_key_decides_the_mode(transport, key, livemode):
 def test_modes_do_not_see_each_other(shop, transport):
     live = stripe.StripeClient("sk_live_emulator", http_client=transport)
 
-    with pytest.raises(
-        stripe.InvalidRequestError, match="similar object exists in test mode"
-    ) as caught:
+    with pytest.raises(stripe.InvalidRequestError, match="exists in test mode") as caught:
         live.v1.customers.retrieve(shop.customer.id)
 
     assert caught.value.http_status == 404
