@@ -364,6 +364,13 @@ def test_a_doubt_too_old_is_not_claimed_before_the_sweep_came_by(world, submissi
     assert standing(submission).state == State.IN_DOUBT
 
 
+def test_usage_too_old_is_not_claimed_before_the_sweep_came_by(world, submission):
+    """F58."""
+    world.advance(days=34, hours=12)
+
+    assert delivery._claim(lambda: world.now) is None
+
+
 def test_a_changed_payload_is_not_sent(world, submission):
     """F34, I5."""
     claim = delivery._claim(lambda: world.now)

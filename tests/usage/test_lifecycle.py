@@ -106,6 +106,15 @@ def test_how_an_attempt_ended_is_learned_once(acme, meters, now, statement):
 
 
 @pytest.mark.integration
+def test_an_attempt_has_its_number_to_itself(acme, meters, now):
+    """An outcome names its attempt, so there must be but one of that name."""
+    sent = make_submission(customer=acme, meter=meters.input, at=now, state=State.SENDING)
+
+    with pytest.raises(IntegrityError, match="usage_attempt_once"), transaction.atomic():
+        Attempt.objects.create(submission=sent, number=1, started_at=now)
+
+
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "statement",
     [
