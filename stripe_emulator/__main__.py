@@ -24,7 +24,10 @@ from stripe_emulator.version import API_VERSION
 
 def main(arguments: list[str] | None = None) -> int:
     """Read the command line and serve."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.stream_port == options.port:
+        parser.error("--stream-port is the port of --port; leave it out to serve both there")
     logging.basicConfig(
         level=options.log_level.upper(), format="%(levelname)s %(name)s %(message)s"
     )

@@ -16,6 +16,7 @@ import pytest
 import stripe
 
 from stripe_emulator import Emulator, Settings
+from stripe_emulator.__main__ import main
 from stripe_emulator.control import Control
 from stripe_emulator.core.faults import KINDS, FaultRule
 from stripe_emulator.core.violations import KINDS as VIOLATIONS
@@ -354,6 +355,13 @@ def test_taken_stream_port_names_its_own_option(program):
     assert other.returncode == 1
     assert other.stderr.startswith(f"Cannot listen on 127.0.0.1:{program.port}")
     assert other.stderr.rstrip().endswith("Choose another with --stream-port.")
+
+
+def test_stream_port_is_another_one():
+    with pytest.raises(SystemExit) as caught:
+        main(["--port", "12111", "--stream-port", "12111"])
+
+    assert caught.value.code == 2
 
 
 def test_help_explains_everything():

@@ -258,6 +258,9 @@ def test_report_of_live_mode_is_live(transport, emulator):
     assert report.data.reason.error_types[0].code == "meter_event_no_customer_defined"
     test = stripe.StripeClient("sk_test_x", http_client=transport)
     assert test.v2.core.events.list({}).data == []
+    with pytest.raises(stripe.StripeError) as caught:
+        test.v2.core.events.retrieve(report.id)
+    assert caught.value.http_status == 404
 
 
 def test_unknown_meter_has_a_report_of_its_own(shop, stream, emulator):

@@ -167,6 +167,11 @@ def test_events_are_listed_for_thirty_days(client, emulator):
         client.v1.events.retrieve(first)
 
 
+def test_events_are_asked_for_by_type_or_by_types(client):
+    with pytest.raises(stripe.InvalidRequestError, match="both type and types"):
+        client.v1.events.list({"type": "price.created", "types": ["price.created"]})
+
+
 def test_duplicated_delivery(client, listening):
     listening.faults.switch_on("webhook_duplicate", count=1)
     client.v1.customers.create({})
