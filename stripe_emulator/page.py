@@ -1,38 +1,23 @@
 """The page for people: what the account holds and what happens to it, read only."""
 
 from collections.abc import Iterable, Sequence
-from html import escape
 
+from stripe_emulator.core.collection import Object
 from stripe_emulator.core.emulator import Emulator
 from stripe_emulator.core.moments import rfc3339
+from stripe_emulator.page_parts import STYLE, clock_time, figures, section
 from stripe_emulator.version import API_VERSION
 
 SHOWN = 20
 SAID = 48
 """So much of an error message fits in a row."""
 
-_STYLE = """
-body{font:14px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:84rem;padding:0
-1rem;color:#1a1f36} h1{font-size:1.4rem;margin:0}h2{font-size:1rem;margin:2rem 0 .5rem}
-p.note{color:#697386;margin:.2rem 0 0}
-table{border-collapse:collapse;width:100%}
-th,td{text-align:left;padding:.35rem .6rem;border-bottom:1px solid #e3e8ee;vertical-align:top}
-th{font-weight:600;color:#697386;font-size:.8rem}
-.wide{overflow-x:auto}td,th{white-space:nowrap}
-.number{text-align:right;font-variant-numeric:tabular-nums}
-code{font:12px ui-monospace,monospace}
-.figures{display:flex;gap:2.5rem;margin:1.2rem 0;flex-wrap:wrap}
-.figures div{font-size:1.3rem;font-variant-numeric:tabular-nums}
-.figures span{display:block;font-size:.8rem;color:#697386}
-.bad{color:#b3093c}.empty{color:#697386}
-"""
-
 
 def render(emulator: Emulator) -> str:
     """Return the whole page as HTML."""
     world = emulator.world
     violations = sum(world.violations.counts.values())
-    figures = [
+    shown = [
         ("requests", f"{len(emulator.arrivals):,}", False),
         ("customers", f"{len(world.customers):,}", False),
         ("subscriptions", f"{len(world.subscriptions):,}", False),
@@ -41,34 +26,35 @@ def render(emulator: Emulator) -> str:
         ("violations", f"{violations:,}", violations > 0),
     ]
     sections = [
-        _figures(figures),
-        _section(
+        figures(shown),
+        section(
             "Meters",
             ("event name", "id", "formula", "status", "#events", "#sum"),
             _meters(emulator),
         ),
-        _section(
+        section(
             "Latest requests",
             ("#no.", "time", "request", "#status", "verdict", "identifier", "fault", "said"),
             _requests(emulator),
         ),
-        _section("Violations", ("kind", "#times", "latest"), _violations(emulator)),
-        _section(
+        section("Violations", ("kind", "#times", "latest"), _violations(emulator)),
+        section("Latest events", ("time", "type", "id", "about"), _events(emulator)),
+        section(
             "Faults in force",
             ("id", "kind", "path", "#probability", "#left", "#struck"),
             _faults(emulator),
         ),
-        _section("Webhook endpoints", ("url", "id", "kind", "status"), _endpoints(emulator)),
-        _section(
+        section("Webhook endpoints", ("url", "id", "kind", "status"), _endpoints(emulator)),
+        section(
             "Latest deliveries", ("time", "event", "#try", "#answer", "url"), _deliveries(emulator)
         ),
-        _section("Customers", ("id", "email", "name", "created"), _customers(emulator)),
+        section("Customers", ("id", "email", "name", "created"), _customers(emulator)),
     ]
     clock = " (frozen)" if emulator.clock.frozen else ""
     return (
         "<!doctype html><html lang=en><meta charset=utf-8>"
         "<meta name=viewport content='width=device-width'><title>Stripe emulator</title>"
-        f"<style>{_STYLE}</style><h1>Stripe emulator</h1>"
+        f"<style>{STYLE}</style><h1>Stripe emulator</h1>"
         f"<p class=note>API {API_VERSION} &middot; {rfc3339(emulator.clock.now())}{clock} &middot; "
         "control API under <code>/_emulator/</code>, described in the README</p>"
         + "".join(sections)
@@ -99,7 +85,7 @@ def _requests(emulator: Emulator) -> Iterable[Sequence[str]]:
         more = f" and {len(arrival.events) - 2} more" if len(arrival.events) > 2 else ""  # noqa: PLR2004  as many as fit
         yield (
             str(arrival.number),
-            _clock_time(arrival.at),
+            clock_time(arrival.at),
             f"{arrival.method} {arrival.path}",
             str(arrival.status or "none"),
             arrival.verdict,
@@ -107,6 +93,18 @@ def _requests(emulator: Emulator) -> Iterable[Sequence[str]]:
             arrival.fault or "",
             _shortened(arrival.error) if arrival.verdict == "refused" else "",
         )
+
+
+def _events(emulator: Emulator) -> Iterable[Sequence[str]]:
+    """Yield the newest events of both kinds, snapshot ones first."""
+    world = emulator.world
+    for event in list(world.events)[: -SHOWN - 1 : -1]:
+        about: Object = event["data"]["object"]
+        when = rfc3339(event["created"])
+        yield when, event["type"], event["id"], str(about.get("id") or about["object"])
+    for event in list(world.thin_events)[: -SHOWN - 1 : -1]:
+        about = event.get("related_object") or {}
+        yield event["created"], event["type"], event["id"], str(about.get("id") or "")
 
 
 def _shortened(text: str | None) -> str:
@@ -137,7 +135,7 @@ def _endpoints(emulator: Emulator) -> Iterable[Sequence[str]]:
 def _deliveries(emulator: Emulator) -> Iterable[Sequence[str]]:
     for entry in reversed(emulator.world.outbox.recent[-SHOWN:]):
         yield (
-            _clock_time(float(str(entry["at"]))),
+            clock_time(float(str(entry["at"]))),
             str(entry["event"]),
             str(entry["attempt"]),
             str(entry["status"] or "none"),
@@ -162,35 +160,6 @@ def _violations(emulator: Emulator) -> Iterable[Sequence[str]]:
     violations = emulator.world.violations
     latest = {each.kind: each for each in violations.kept}
     for kind, times in sorted(violations.counts.items()):
-        detail = ", ".join(f"{name} {value}" for name, value in latest[kind].detail.items())
-        yield kind, f"{times:,}", f"request {latest[kind].arrival}: {detail}"
-
-
-def _clock_time(at: float) -> str:
-    return rfc3339(at)[11:-1]
-
-
-def _figures(figures: Sequence[tuple[str, str, bool]]) -> str:
-    cells = (
-        f"<div{' class=bad' if bad else ''}>{escape(value)}<span>{escape(name)}</span></div>"
-        for name, value, bad in figures
-    )
-    return f"<div class=figures>{''.join(cells)}</div>"
-
-
-def _section(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a titled table; a head that begins with # is over numbers."""
-    kinds = [" class=number" if name.startswith("#") else "" for name in heads]
-    body = "".join(
-        "<tr>"
-        + "".join(f"<td{kind}>{escape(cell)}</td>" for kind, cell in zip(kinds, row, strict=True))
-        + "</tr>"
-        for row in rows
-    )
-    if not body:
-        return f"<h2>{escape(title)}</h2><p class=empty>None.</p>"
-    head = "".join(
-        f"<th{kind}>{escape(name.removeprefix('#'))}</th>"
-        for kind, name in zip(kinds, heads, strict=True)
-    )
-    return f"<h2>{escape(title)}</h2><div class=wide><table><tr>{head}</tr>{body}</table></div>"
+        last = latest.get(kind)  # only so many are kept, so there may be none
+        detail = ", ".join(f"{name} {value}" for name, value in last.detail.items()) if last else ""
+        yield kind, f"{times:,}", f"request {last.arrival}: {detail}" if last else ""

@@ -239,6 +239,22 @@ def test_page_escapes_and_shows_state(shop):
     assert "<script>alert" not in html
     assert "&lt;script&gt;" in html
     assert "tokens" in html
+    assert "billing.meter.created" in html
+
+
+def test_page_shows_every_kind_of_violation_although_few_are_kept(shop, monkeypatch):
+    monkeypatch.setattr("stripe_emulator.core.violations.KEPT", 1)
+    shop.send("one", "1")
+    with pytest.raises(stripe.InvalidRequestError):
+        shop.send("one", "2")
+    with pytest.raises(stripe.InvalidRequestError):
+        shop.send("two", at=NOW + 600)
+
+    html = Control(shop.emulator).handle(Request("GET", "/")).body.decode()
+
+    assert len(shop.emulator.world.violations.kept) == 1
+    assert "identifier_with_two_payloads" in html
+    assert "timestamp_out_of_range" in html
 
 
 def test_every_kind_of_fault_has_a_test():

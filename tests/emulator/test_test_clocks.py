@@ -168,3 +168,10 @@ def test_clock_is_deleted_when_its_days_are_over(clocks, clock, on_clock):
     with pytest.raises(stripe.InvalidRequestError, match="No such"):
         clocks.retrieve(clock.id)
     assert on_clock.client.v1.customers.retrieve(on_clock.customer.id).deleted is True
+
+
+def test_customer_has_one_clock(clocks, on_clock):
+    with pytest.raises(stripe.InvalidRequestError, match="already has a test clock"):
+        clocks.create({"frozen_time": NOW, "customer": on_clock.customer.id})
+
+    assert len(clocks.list().data) == 1

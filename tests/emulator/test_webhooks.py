@@ -86,7 +86,9 @@ def test_disabled_or_deleted_endpoint_hears_nothing(client, emulator):
     client.v1.customers.create({})
     client.v1.webhook_endpoints.update(one.id, {"disabled": True})
     client.v1.webhook_endpoints.delete(two.id)
+    owed = [entry[2].endpoint_id for entry in emulator.world.outbox.waiting]
 
+    assert owed == [one.id]
     assert emulator.pop_deliveries() == []
 
 
