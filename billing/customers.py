@@ -19,16 +19,20 @@ from django.utils import timezone
 from billing.cases import close_case, open_case
 from billing.enums import CaseKind
 from billing.gateway import customers as at_stripe
-from billing.gateway.errors import GatewayError, Misconfigured, Rejected
+from billing.gateway.errors import GatewayError, Misconfigured, NotAccepted, Rejected
 from billing.models import Customer
 
 log = structlog.get_logger()
 
-ASKING_SECONDS = 120
-"""How long one asker has Stripe to itself; well above the deadline of a call.
+ASKING_SECONDS = 16 * 60
+"""How long one asker has Stripe to itself when it never learns how its call ended.
 
-After it no call of ours is under way, so Stripe's list says for certain whether one succeeded.
+A call given up on may still be processed for 15 minutes (A3 in docs/reliability.md). After that
+Stripe's list says for certain whether one succeeded. A call known to have failed gives its claim
+back at once.
 """
+NOTHING_HAPPENED = (NotAccepted, Misconfigured)
+"""Outcomes after which Stripe is known to have made nothing, and asking again may help at once."""
 SWEEP_SECONDS = 15
 """Time budget of a sweep; with one call's deadline added it fits a task's soft limit."""
 CASE_DEADLINE = timedelta(days=1)
@@ -105,15 +109,21 @@ def ensure_at_stripe(customer: Customer, *, now: datetime) -> bool:
         customer.refresh_from_db()
         return customer.stripe_customer_id is not None
     stripe_id = None
-    if asked_before is not None:
-        stripe_id = at_stripe.find(key=customer.external_id, created_since=customer.created_at)
-    if stripe_id is None:
-        stripe_id = at_stripe.create(
-            key=customer.external_id,
-            email=customer.email,
-            name=customer.name,
-            idempotency_key=idempotency_key("customer", customer.pk, now),
+    try:
+        if asked_before is not None:
+            stripe_id = at_stripe.find(key=customer.external_id, created_since=customer.created_at)
+        if stripe_id is None:
+            stripe_id = at_stripe.create(
+                key=customer.external_id,
+                email=customer.email,
+                name=customer.name,
+                idempotency_key=idempotency_key("customer", customer.pk, now),
+            )
+    except NOTHING_HAPPENED:
+        Customer.objects.filter(pk=customer.pk, stripe_asked_at=now).update(
+            stripe_asked_at=asked_before
         )
+        raise
     # A search through a long list may outlast the claim. The id stored first stays, because usage
     # may have been sent for it; a twin made by the slower one has none and bills nothing.
     Customer.objects.filter(pk=customer.pk, stripe_customer_id=None).update(

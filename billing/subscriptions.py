@@ -128,18 +128,24 @@ def ensure_at_stripe(subscription: Subscription, *, now: datetime) -> Subscripti
     if not claimed:
         return None
     key = str(subscription.pk)
-    if asked_before is not None:
-        found = at_stripe.find(key=key, customer_id=customer.stripe_customer_id)
-        if found is not None:
-            return found
     prices = list(subscription.plan.prices.filter(active=True))
-    return at_stripe.create(
-        key=key,
-        customer_id=customer.stripe_customer_id,
-        licensed_price_ids=_ids(prices, PriceKind.BASE),
-        metered_price_ids=_ids(prices, PriceKind.METERED),
-        idempotency_key=customers.idempotency_key("subscription", subscription.pk, now),
-    )
+    try:
+        if asked_before is not None:
+            found = at_stripe.find(key=key, customer_id=customer.stripe_customer_id)
+            if found is not None:
+                return found
+        return at_stripe.create(
+            key=key,
+            customer_id=customer.stripe_customer_id,
+            licensed_price_ids=_ids(prices, PriceKind.BASE),
+            metered_price_ids=_ids(prices, PriceKind.METERED),
+            idempotency_key=customers.idempotency_key("subscription", subscription.pk, now),
+        )
+    except customers.NOTHING_HAPPENED:
+        Subscription.objects.filter(pk=subscription.pk, stripe_asked_at=now).update(
+            stripe_asked_at=asked_before
+        )
+        raise
 
 
 def ensure_subscriptions_at_stripe(*, now: datetime, limit: int) -> SweepResult:

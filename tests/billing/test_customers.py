@@ -82,6 +82,28 @@ def test_customer_stripe_never_took_is_made_later(emulator, fault):
     assert [each["id"] for each in at_stripe(emulator)] == [customer.stripe_customer_id]
 
 
+def test_customer_stripe_surely_did_not_take_is_asked_for_again_at_once(emulator):
+    emulator.faults.switch_on("429", path="/v1/customers", count=1)
+    create_customer(external_id="acme")
+
+    customer, _ = create_customer(external_id="acme")
+
+    assert customer.stripe_customer_id is not None
+    assert len(at_stripe(emulator)) == 1
+
+
+def test_customer_whose_fate_is_unknown_is_left_alone_until_it_must_be_known(emulator):
+    """A call given up on may still be processed for 15 minutes."""
+    emulator.faults.switch_on("drop_before", path="/v1/customers", count=1)
+    create_customer(external_id="acme")
+
+    sweep(timezone.now() + timedelta(minutes=15))
+    assert at_stripe(emulator) == []
+
+    sweep(timezone.now() + LATER)
+    assert len(at_stripe(emulator)) == 1
+
+
 def test_customer_of_a_crash_before_the_call_is_made_by_the_sweep(emulator):
     make_customer("acme")
 
