@@ -6,17 +6,24 @@ be claimed. Sending is `delivery`'s.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
+import structlog
 from django.conf import settings
-from django.db import transaction
+from django.db import OperationalError, transaction
+from psycopg.errors import QueryCanceled
 
 from billing.models import MeterVersion
+from usage.clock import Clock
 from usage.folding import fold
 from usage.freezing import freeze
 from usage.holding import hold
 from usage.models import FlushRun, IngestBatch
+
+log = structlog.get_logger(__name__)
 
 BATCHES_PER_RUN = 5_000
 """Bounds a run of many small requests; `USAGE_FLUSH_EVENTS` bounds one of large ones."""
@@ -30,6 +37,31 @@ class FlushResult:
     event_count: int = 0
     submission_count: int = 0
     held_count: int = 0
+
+
+def flush_waiting(*, clock: Clock, seconds: float) -> Iterator[FlushResult]:
+    """Yield run after run until nothing waits; begin none after `seconds`.
+
+    A run that the database's time limit ends did nothing; it is repeated with a tenth of the
+    events, down to a single batch, so that a backlog of any size or slowness drains.
+
+    Raises:
+        OperationalError: a single batch takes longer than the database allows.
+    """
+    ends = time.monotonic() + seconds
+    limit = settings.USAGE_FLUSH_EVENTS
+    while time.monotonic() < ends:
+        try:
+            result = flush_batches(now=clock(), event_limit=limit)
+        except OperationalError as error:
+            if limit == 1 or not isinstance(error.__cause__, QueryCanceled):
+                raise
+            limit = max(1, limit // 10)
+            log.warning("usage.flush.run_too_slow", next_limit=limit)
+            continue
+        if not result.batch_count:
+            return
+        yield result
 
 
 def flush_batches(*, now: datetime, event_limit: int | None = None) -> FlushResult:

@@ -26,10 +26,7 @@ FLUSH_PASS_SECONDS = 25
 def flush_due() -> None:
     """Flush until nothing waits, release what no longer must be held, and wake the delivery."""
     ends = time.monotonic() + FLUSH_PASS_SECONDS
-    while time.monotonic() < ends:
-        result = flush.flush_batches(now=timezone.now())
-        if not result.batch_count:
-            break
+    for result in flush.flush_waiting(clock=timezone.now, seconds=FLUSH_PASS_SECONDS):
         log.info(
             "usage.flush.run_finished",
             batches=result.batch_count,

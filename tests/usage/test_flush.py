@@ -7,13 +7,14 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 import pytest
-from django.db import IntegrityError
+from django.db import IntegrityError, OperationalError, connection
 
 from billing.models import Case, Customer, Meter, MeterVersion, PeriodBoundary
 from tests.factories.usage import make_submission
 from tests.usage.conftest import make_meter, report
 from usage import flush, holding, tasks
 from usage.enums import HeldReason
+from usage.folding import fold
 from usage.models import FlushRun, HeldUsage, IngestBatch, Submission, SubmissionState
 from usage.quantities import MAX_VALUE
 
@@ -383,3 +384,40 @@ def test_held_usage_has_one_case_a_reason_until_none_is_left(store, meters, now)
     holding.report()
     case.refresh_from_db()
     assert case.closed_at is not None
+
+
+def test_a_run_the_database_finds_too_long_is_made_shorter(store, acme, now, monkeypatch, settings):
+    """F23: here a batch takes 60 ms to fold and a statement may take 150."""
+    settings.USAGE_FLUSH_EVENTS = 1_000
+    for batch in range(7):
+        store(report(str(batch), at=now, input_tokens=1))
+
+    def slow_fold(*, batch_ids, **options):
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_sleep(%s)", [0.06 * len(batch_ids)])
+        return fold(batch_ids=batch_ids, **options)
+
+    monkeypatch.setattr(flush, "fold", slow_fold)
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL statement_timeout = '150ms'")
+
+    results = list(flush.flush_waiting(clock=lambda: now, seconds=10))
+
+    assert [result.event_count for result in results] == [1] * 7
+    assert values() == {"input_tokens": 7, "llm_calls": 7}
+
+
+def test_a_batch_that_alone_takes_too_long_is_said_and_not_lost(store, acme, now, monkeypatch):
+    store(report("a", at=now))
+
+    def endless_fold(**_):
+        with connection.cursor() as cursor:
+            cursor.execute("SET LOCAL statement_timeout = '20ms'")
+            cursor.execute("SELECT pg_sleep(5)")
+
+    monkeypatch.setattr(flush, "fold", endless_fold)
+
+    with pytest.raises(OperationalError):
+        list(flush.flush_waiting(clock=lambda: now, seconds=10))
+
+    assert IngestBatch.objects.get().run is None

@@ -12,7 +12,7 @@ class Command(BaseCommand):
     help = "Fold all unflushed usage events into submissions, as the worker does every minute."
 
     def handle(self, *_: Any, **__: Any) -> None:
-        while (result := flush.flush_batches(now=timezone.now())).batch_count:
+        for result in flush.flush_waiting(clock=timezone.now, seconds=float("inf")):
             self.stdout.write(
                 f"flushed {result.event_count:,} events of {result.batch_count:,} batches into"
                 f" {result.submission_count:,} submissions, {result.held_count:,} held"
