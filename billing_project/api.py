@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import structlog
+from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse
 from ninja import NinjaAPI
 from ninja.errors import HttpError, ValidationError
@@ -16,6 +18,8 @@ from billing.customers import CustomerConflict, CustomerRefused
 from billing.problems import problem
 from billing.subscriptions import SubscriptionPending, SubscriptionRefused
 from usage.api.schemas import OPENAPI_PATHS
+
+log = structlog.get_logger(__name__)
 
 RETRY_AFTER_SECONDS = 5
 
@@ -53,6 +57,15 @@ def _not_authenticated(_: HttpRequest, error: NotAuthenticated) -> HttpResponse:
 @api.exception_handler(MissingScope)
 def _missing_scope(_: HttpRequest, error: MissingScope) -> HttpResponse:
     return problem(403, "Not allowed", str(error))
+
+
+@api.exception_handler(OperationalError)
+@api.exception_handler(InterfaceError)
+def _no_database(_: HttpRequest, error: Exception) -> HttpResponse:
+    log.error("api.database_unavailable", exc_info=error)
+    response = problem(503, "Not available", "The database does not answer; repeat the request.")
+    response["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    return response
 
 
 @api.exception_handler(NoSuch)

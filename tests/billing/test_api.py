@@ -2,6 +2,7 @@ import base64
 import json
 
 import pytest
+from django.db import OperationalError, connection
 
 from billing import authentication
 from billing.customers import create_customer
@@ -150,6 +151,19 @@ def test_names_that_cannot_be_stored_are_answered_too(api):
     assert problem_of(api("GET", f"{CUSTOMERS}/a%00b/subscriptions"), 404)
     make_customer("acme")
     assert problem_of(api("POST", f"{CUSTOMERS}/acme/subscriptions", {"plan": "\0"}), 422)
+
+
+def test_a_database_that_does_not_answer_is_no_error_of_the_caller(api):
+    def unreachable(execute, sql, *rest):
+        if "billing_plan" in sql:
+            raise OperationalError("the connection is gone")
+        return execute(sql, *rest)
+
+    with connection.execute_wrapper(unreachable):
+        answer = api("GET", "/api/v1/plans")
+
+    assert problem_of(answer, 503)["title"] == "Not available"
+    assert answer["Retry-After"] == "5"
 
 
 def test_unknown_customer_is_not_found(api):
