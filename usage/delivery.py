@@ -34,8 +34,8 @@ log = structlog.get_logger(__name__)
 
 STRIPE_ACCEPTS_DAYS = 34.5
 """Stripe refuses a timestamp 35 days old; half a day is left for the call and its repetitions."""
-UNKNOWN_IN_A_ROW = 5
-"""After so many unknown outcomes a pass ends, so that an outage puts little into doubt."""
+SILENCES_IN_A_ROW = 5
+"""After so many calls without a proper answer Stripe counts as unwell."""
 CASE_HOURS = 72
 ROWS_PER_SWEEP = 1_000
 """Bounds the transaction in which a long outage's rows become cases; the next pass goes on."""
@@ -66,6 +66,11 @@ class Verdict:
     code: str = ""
     request_id: str = ""
 
+    @property
+    def is_silence(self) -> bool:
+        """Whether it says that Stripe is unwell, rather than something about the submission."""
+        return _is_silence(self.outcome, self.http_status)
+
 
 @dataclass(frozen=True, slots=True)
 class PassResult:
@@ -79,20 +84,56 @@ def deliver_due(*, clock: Clock, seconds: float | None = None) -> PassResult:
     """Send what is due, oldest first, one call at a time; make no new claim after `seconds`.
 
     Any number of workers may run it at once; a repetition finds only what is still due. It ends
-    early when Stripe is unwell, and for every row when our set-up is refused.
+    early when Stripe is unwell, and for every row when our set-up is refused. As long as the last
+    calls of any worker met silence, a pass begins with a harmless read and ends if that fails, so
+    that hours of outage put no more into doubt than their first moments did.
     """
     ends = time.monotonic() + (seconds or settings.USAGE_DELIVERY_PASS_SECONDS)
     counts = sweep(now=clock())
-    unknown_in_a_row = 0
+    if _met_silence() and not _answers():
+        log.warning("usage.delivery.stripe_unwell")
+        return PassResult(counts, ran_out_of_time=False)
+    silences = 0
     for claim in _claims(clock, until=ends):
         verdict = _attempt(claim)
         _record(claim, verdict, now=clock())
         counts[verdict.outcome] += 1
-        unknown_in_a_row = unknown_in_a_row + 1 if verdict.outcome == Outcome.UNKNOWN else 0
-        if unknown_in_a_row == UNKNOWN_IN_A_ROW or verdict.code == "misconfigured":
+        silences = silences + 1 if verdict.is_silence else 0
+        if silences == SILENCES_IN_A_ROW or verdict.code == "misconfigured":
             log.warning("usage.delivery.pass_ended_early", reason=verdict.reason)
             return PassResult(counts, ran_out_of_time=False)
     return PassResult(counts, ran_out_of_time=time.monotonic() >= ends)
+
+
+def _met_silence() -> bool:
+    """Return whether the newest calls, whoever made them, all met silence.
+
+    Read from the attempts and never stored: a flag could outlive its cause.
+    """
+    newest = (
+        Attempt.objects.filter(outcome__isnull=False)
+        .order_by("-pk")
+        .values_list("outcome", "http_status")[:SILENCES_IN_A_ROW]
+    )
+    met = [_is_silence(outcome, http_status) for outcome, http_status in newest]
+    return len(met) == SILENCES_IN_A_ROW and all(met)
+
+
+def _is_silence(outcome: str | None, http_status: int | None) -> bool:
+    # No connection is no doubt, but no sign of health either.
+    return outcome == Outcome.UNKNOWN or (outcome == Outcome.NOT_ACCEPTED and http_status is None)
+
+
+def _answers() -> bool:
+    """Return whether Stripe answers a read, which puts nothing into doubt."""
+    try:
+        meter_events.probe()
+    except (errors.Unavailable, errors.NotAccepted):
+        return False
+    except errors.GatewayError:
+        # It answers; what it has against us, the submissions' own calls will tell.
+        return True
+    return True
 
 
 STALLED = """

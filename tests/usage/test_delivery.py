@@ -417,20 +417,44 @@ def test_one_pair_has_one_call_in_flight_and_others_go_on(world, store, meters):
     assert taken[2] is None
 
 
-def test_unknown_outcomes_in_a_row_end_the_pass(world, store):
-    """F51: an outage puts little into doubt."""
+@pytest.fixture
+def backlog(world, store) -> int:
+    """Twenty customers with a token and a call each; return how many submissions wait."""
     for number in range(20):
         customer = stripe().v1.customers.create({"name": str(number)})
         Customer.objects.create(external_id=str(number), stripe_customer_id=customer.id)
     store(*(report(str(n), at=world.now, subject=str(n), input_tokens=1) for n in range(20)))
     flush.flush_batches(now=world.now)
+    return SubmissionState.objects.count()
+
+
+def test_silences_in_a_row_end_the_pass(world, backlog):
+    """F51: an outage puts little into doubt."""
     world.emulator.faults.switch_on("503", path=EVENTS_PATH)
 
     assert world.deliver() == {"unknown": 5}
 
-    assert SubmissionState.objects.filter(state=State.READY).count() == 35
+    assert SubmissionState.objects.filter(state=State.READY).count() == backlog - 5
     world.emulator.faults.clear()
-    assert world.deliver(minutes=1) == {"accepted": 40}
+    assert world.deliver(minutes=1) == {"accepted": backlog}
+    assert world.counted() == 20
+
+
+@pytest.mark.parametrize("kind", ["503", "drop_before", "answer_lost"])
+def test_hours_of_outage_put_no_more_into_doubt_than_its_first_pass(world, backlog, kind):
+    """F51: while Stripe is silent a pass only asks whether it answers."""
+    world.emulator.faults.switch_on(kind)
+    world.deliver()
+    calls = len(world.calls())
+
+    for _ in range(60):
+        assert world.deliver(minutes=5) == {}
+
+    assert len(world.calls()) == calls == 5
+    assert SubmissionState.objects.filter(state=State.IN_DOUBT).count() == 5
+    world.emulator.faults.clear()
+    world.deliver(minutes=5)
+    assert set(SubmissionState.objects.values_list("state", flat=True)) == {State.ACCEPTED}
     assert world.counted() == 20
 
 
