@@ -471,3 +471,36 @@ def test_refused_price_takes_no_lookup_key_away(client, product):
 
     assert error.code == "resource_already_exists"
     assert client.v1.prices.retrieve(holder.id).lookup_key == "a"
+
+
+def test_lookup_keys_of_the_modes_are_apart(client, product, transport):
+    live = stripe.StripeClient("sk_live_x", http_client=transport)
+    theirs = live.v1.products.create({"name": "Tokens"})
+
+    made = [
+        each.v1.prices.create(
+            {"currency": "usd", "product": owner.id, "unit_amount": 1, "lookup_key": "a"}
+        )
+        for each, owner in ((client, product), (live, theirs))
+    ]
+
+    assert [price.lookup_key for price in made] == ["a", "a"]
+    assert client.v1.prices.retrieve(made[0].id).lookup_key == "a"
+
+
+def test_both_cursors_at_once_are_refused(client):
+    made = client.v1.customers.create({}).id
+
+    error = refused(client.v1.customers.list, {"starting_after": made, "ending_before": made})
+
+    assert error.param == "starting_after"
+
+
+def test_metadata_has_fifty_keys_over_all_updates(client):
+    made = client.v1.customers.create({"metadata": {f"a{i}": "x" for i in range(50)}})
+
+    error = refused(client.v1.customers.update, made.id, {"metadata": {"b": "x"}})
+    client.v1.customers.update(made.id, {"metadata": {"a0": "", "b": "x"}})
+
+    assert error.param == "metadata"
+    assert len(client.v1.customers.retrieve(made.id).metadata.to_dict()) == 50

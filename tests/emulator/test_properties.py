@@ -294,3 +294,17 @@ def test_lost_answers_and_repeats_count_everything_once(sent, seed):
     total = account.emulator.truth.as_dict()["event_names"].get("x", {"sum": "0"})["sum"]
 
     assert Fraction(total) == sum(first.values(), Fraction(0))
+
+
+def test_minute_half_of_whose_seconds_are_known_is_not_cut():
+    """Its first event is from before the cut was known, so the minute stays whole and in one range."""
+    book = AdditiveBook("sum")
+    book.add(Entry(NOW + 10, 1, Decimal(1)))
+    for index in range(20):
+        book.add(Entry(NOW + (index + 1) * MINUTE, index + 2, Decimal(0)))
+    book.cut(NOW + 30)
+    book.add(Entry(NOW + 40, 30, Decimal(2)))
+
+    halves = [book.aggregate(NOW - HOUR, NOW + 30), book.aggregate(NOW + 30, NOW + HOUR)]
+
+    assert halves == [3, 0]

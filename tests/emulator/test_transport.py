@@ -1,11 +1,12 @@
 """What a client sees of faults through the in-process transport, and who may call."""
 
+import base64
 import threading
 
 import pytest
 import stripe
 
-from stripe_emulator import Emulator
+from stripe_emulator import Emulator, Request
 from stripe_emulator.transport import InProcessTransport
 
 from .conftest import NOW
@@ -220,3 +221,39 @@ def test_one_call_for_a_pair_when_asked(shop):
 
     assert [error.http_status for error in errors] == [429]
     assert shop.total() == 2
+
+
+def test_basic_authentication_names_the_key_as_user(emulator):
+    user = base64.b64encode(b"sk_live_emulator:").decode()
+
+    reply = emulator.handle(
+        Request("GET", "/v1/customers", headers={"authorization": f"Basic {user}"})
+    )
+
+    assert reply.status == 200
+    assert list(emulator.arrivals)[-1].livemode is True
+
+
+@pytest.mark.parametrize("body", [b"email=a&email[b]=c", b"metadata=x&metadata[a]=b"])
+def test_name_with_a_value_and_members_is_refused(emulator, body):
+    headers = {"authorization": "Bearer sk_test_x"}
+
+    reply = emulator.handle(Request("POST", "/v1/customers", headers=headers, body=body))
+
+    assert reply.status == 400
+    assert len(emulator.world.customers) == 0
+
+
+def test_rule_for_a_method_lets_others_pass(emulator):
+    emulator.faults.switch_on("503", method="POST")
+
+    assert emulator.faults.for_request("GET", "/v1/customers") is None
+    assert emulator.faults.for_request("POST", "/v1/customers") is not None
+
+
+def test_pairs_are_forgotten_when_their_calls_are_over(shop):
+    for index in range(3):
+        shop.send(str(index))
+
+    in_flight = shop.emulator._parts.in_flight
+    assert (dict(in_flight._pairs), in_flight._tickets) == ({}, {})

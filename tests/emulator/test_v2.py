@@ -560,3 +560,16 @@ class TestAdjustments:
             {"customer": shop.customer.id, "start_time": NOW - 3600, "end_time": NOW + 3600},
         )
         assert page.data[0].aggregated_value == 5
+
+
+def test_only_the_latest_sessions_are_kept(shop, client, monkeypatch):
+    monkeypatch.setattr("stripe_emulator.core.sessions.KEPT", 2)
+    tokens = [client.v2.billing.meter_event_session.create().authentication_token for _ in range(3)]
+    create = client.v2.billing.meter_event_stream.create
+
+    with pytest.raises(stripe.StripeError):
+        create({"events": [event(shop, "old")]}, {"api_key": tokens[0]})
+    for index, token in enumerate(tokens[1:]):
+        create({"events": [event(shop, str(index))]}, {"api_key": token})
+
+    assert shop.total() == 2
