@@ -17,7 +17,7 @@ from billing.authentication import MissingScope, NotAuthenticated
 from billing.customers import CustomerConflict, CustomerRefused
 from billing.problems import problem
 from billing.subscriptions import SubscriptionPending, SubscriptionRefused
-from usage.api.schemas import OPENAPI_PATHS
+from usage.api.openapi import OPENAPI_PATHS
 
 log = structlog.get_logger(__name__)
 

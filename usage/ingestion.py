@@ -109,7 +109,7 @@ def _refusal(
     report: ReportedEvent, *, rules: Mapping[str, Sequence[ValueRule]], now: datetime
 ) -> Refusal | None:
     if report.type not in rules:
-        return Refusal("type", f"no meter of the catalogue reads {report.type!r}")
+        return Refusal("type", f"{report.type!r} is read by no meter of the catalogue")
     if report.occurred_at is not None:
         if report.occurred_at > now + timedelta(seconds=settings.USAGE_AHEAD_SECONDS):
             return Refusal("time", f"is more than {settings.USAGE_AHEAD_SECONDS} s in the future")

@@ -155,8 +155,8 @@ def days(count: float) -> str:
         (event(data=[1]), "data"),
         (event(data="text"), "data"),
         (event(data={"input_tokens": 1, "note": "x" * 9000}), "data"),
-        (event(data={"input_tokens": 1, "note": "\u0000"}), "data"),
-        (event(data={"input_tokens": 1, "deep": [[[[[1]]]]]}), "data"),
+        (event(data={"input_tokens": 1, "note": "\u0000"}), "data.note"),
+        (event(data={"input_tokens": 1, "deep": [[[[[1]]]]]}), "data.deep"),
         (event(data={}), "data.input_tokens"),
         (event(data={"input_tokens": None}), "data.input_tokens"),
         (event(data={"input_tokens": True}), "data.input_tokens"),
@@ -195,9 +195,10 @@ def test_times_beyond_the_limits_are_refused(post):
 @pytest.mark.parametrize(
     ("data", "field"),
     [
-        ('{"input_tokens":NaN}', None),
-        ('{"input_tokens":-Infinity}', None),
-        ('{"input_tokens":1e400}', "data"),
+        ('{"input_tokens":NaN}', "data.input_tokens"),
+        ('{"model":"NaN","input_tokens":-Infinity}', "data.input_tokens"),
+        ('{"input_tokens":1,"note":[NaN]}', ""),
+        ('{"input_tokens":1e400}', "data.input_tokens"),
         ('{"input_tokens":1,"input_tokens":2}', "data"),
         ('{"input_tokens":"1e400"}', "data.input_tokens"),
         ('{"input_tokens":"NaN"}', "data.input_tokens"),
@@ -209,11 +210,50 @@ def test_numbers_that_are_none_are_refused(post, data, field):
     answer = post(body)
 
     assert answer.status_code == 400
-    if field is None:
-        assert answer.json()["title"] == "The request cannot be read"
-    else:
-        assert answer.json()["errors"][0]["field"] == field
+    [error] = answer.json()["errors"]
+    assert (error["index"], error["field"]) == (0, field)
+    assert "nothing is stored" in answer.json()["detail"]
     assert stored() == []
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity"])
+@pytest.mark.parametrize("space", ["", " \n\t"])
+def test_a_number_json_has_not_sinks_no_neighbour(post, value, space):
+    good = json.dumps(event(id="a", time=...)), json.dumps(event(id="ü {[,]}", time=...))
+    bad = f'{{"id":"b","type":"llm.call","subject":"acme","data":{{"input_tokens":{value}}}}}'
+
+    answer = post(f"{space}[{space}{good[0]},{space}{bad}{space},{good[1]}{space}]{space}", BATCH)
+
+    assert answer.json()["errors"] == [
+        {
+            "index": 1,
+            "field": "data.input_tokens",
+            "reason": f"must be a number that JSON has, not {value}",
+        }
+    ]
+    assert stored() == ["a", "ü {[,]}"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "[NaN",
+        "[NaN,",
+        "[NaN,]",
+        "[NaN NaN]",
+        "[NaN]]",
+        "[NaN] x",
+        "NaN NaN",
+        "[,NaN]",
+        '["a", NaN',
+        "[" * 99_999,
+    ],
+)
+def test_a_body_that_nobody_can_read_is_refused_whole(post, body):
+    answer = post(body, "application/json")
+
+    assert answer.status_code == 400
+    assert "errors" not in answer.json()
 
 
 @pytest.mark.parametrize("data", ['{"input_tokens":1}', '{"input_tokens":1,"specversion":"1.0"}'])

@@ -149,7 +149,7 @@ def test_another_source_has_ids_of_its_own(store, meters, now):
 @pytest.mark.parametrize(
     ("bad", "refusal"),
     [
-        ({"type": "llm.cal"}, Refusal("type", "no meter of the catalogue reads 'llm.cal'")),
+        ({"type": "llm.cal"}, Refusal("type", "'llm.cal' is read by no meter of the catalogue")),
         ({"model": "m"}, Refusal("data.input_tokens", "is required by input_tokens")),
         ({"input_tokens": True}, Refusal("data.input_tokens", "must be a number")),
         ({"input_tokens": -1}, Refusal("data.input_tokens", "must not be negative")),

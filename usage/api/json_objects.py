@@ -25,7 +25,12 @@ _DECODER = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal)
 
 
 class NotAnObject(ValueError):
-    """The text is not a JSON object we take; the message is for the caller."""
+    """The text is not a JSON object we take; the message is for the caller.
+
+    `key` is the one of the object at fault, where it is one.
+    """
+
+    key = ""
 
 
 def read_object(text: bytes) -> dict[str, Any]:
@@ -41,7 +46,11 @@ def read_object(text: bytes) -> dict[str, Any]:
     except DecimalException as error:
         # An exponent of twenty digits is JSON, and beyond what even a decimal can hold.
         raise NotAnObject(_TOO_LONG) from error
-    keys, colons = _measure(value, depth=1)
+    try:
+        keys, colons = _measure(value, depth=1)
+    except NotAnObject as error:
+        error.key = next((key for key in value if _is_at_fault(key, value[key])), "")
+        raise
     if (b"\\" in text or text.count(b":") != keys + colons) and has_repeated_key(text):
         raise NotAnObject("must not hold a key twice")
     return value
@@ -91,6 +100,14 @@ def _measure(container: dict[str, Any] | list[Any], *, depth: int) -> tuple[int,
             keys += more_keys
             colons += more_colons
     return keys, colons
+
+
+def _is_at_fault(key: str, value: Any) -> bool:
+    try:
+        _measure({key: value}, depth=1)
+    except NotAnObject:
+        return "\0" not in key
+    return False
 
 
 def _check_order(value: Decimal) -> None:

@@ -1,33 +1,21 @@
-"""CloudEvents 1.0 in JSON, one or a batch: what is read of each and what is refused."""
+"""CloudEvents 1.0 in JSON: what is read of each and what is refused."""
 
 from __future__ import annotations
 
+import json
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
-from django.conf import settings
 
 from usage.api.json_objects import NotAnObject, has_repeated_key, read_object
 from usage.ingestion import Refusal, ReportedEvent
-
-ONE = "application/cloudevents+json"
-BATCH = "application/cloudevents-batch+json"
-PLAIN = "application/json"
 
 MAX_DATA_BYTES = 8 * 1024
 
 Word = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 Instant = Annotated[datetime, msgspec.Meta(tz=True)]
-
-
-class Body(Exception):
-    """The body as a whole cannot be read, so nothing of it was stored."""
-
-    def __init__(self, status: int, detail: str) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.detail = detail
 
 
 class CloudEvent(msgspec.Struct, frozen=True):
@@ -44,39 +32,6 @@ class CloudEvent(msgspec.Struct, frozen=True):
 
 
 _EVENT = msgspec.json.Decoder(CloudEvent)
-_ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
-_ANY = msgspec.json.Decoder(msgspec.Raw)
-
-
-def read_body(body: bytes, content_type: str) -> list[ReportedEvent | Refusal]:
-    """Return each event of a request, or why it is refused, in order.
-
-    Raises:
-        Body: the request as a whole cannot be read.
-    """
-    if not body.strip():
-        raise Body(400, "The body is empty.")
-    kind = content_type.partition(";")[0].strip().lower()
-    if kind not in {ONE, BATCH, PLAIN}:
-        raise Body(415, f"Content-Type must be {ONE}, {BATCH} or {PLAIN}.")
-    is_batch = body.lstrip()[:1] == b"["
-    if kind == BATCH and not is_batch:
-        raise Body(400, f"{BATCH} needs a JSON array.")
-    if kind == ONE and is_batch:
-        raise Body(400, f"{ONE} needs one JSON object; send {BATCH} for an array.")
-    try:
-        elements = _ELEMENTS.decode(body) if is_batch else [_ANY.decode(body)]
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Body(400, f"The body is not valid JSON: {error}.") from error
-    except RecursionError as error:
-        raise Body(400, "The body is nested too deeply.") from error
-    if len(elements) > settings.USAGE_EVENTS_PER_REQUEST:
-        raise Body(
-            413,
-            f"A request takes at most {settings.USAGE_EVENTS_PER_REQUEST} events;"
-            f" this one has {len(elements)}.",
-        )
-    return [read_event(bytes(element)) for element in elements]
 
 
 def read_event(text: bytes) -> ReportedEvent | Refusal:
@@ -87,7 +42,7 @@ def read_event(text: bytes) -> ReportedEvent | Refusal:
     except msgspec.ValidationError as error:
         return _invalid(error)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return Refusal("", f"is not valid JSON: {error}")
+        return _not_a_number(text) or Refusal("", f"is not valid JSON: {error}")
     except _Refused as error:
         return Refusal(error.field, error.reason)
 
@@ -112,7 +67,7 @@ def _checked(event: CloudEvent, text: bytes) -> ReportedEvent:
     try:
         data = read_object(data_json)
     except NotAnObject as error:
-        raise _Refused("data", str(error)) from error
+        raise _Refused(f"data.{error.key}".rstrip("."), str(error)) from error
     if _may_repeat_attribute(text, event) and has_repeated_key(text):
         raise _Refused("", "must not hold an attribute twice")
     return ReportedEvent(
@@ -147,6 +102,26 @@ def _instant(text: str) -> datetime:
         ) from error
 
 
+def _not_a_number(text: bytes) -> Refusal | None:
+    """Return which value is NaN or Infinity, which JSON has not, or None when none is."""
+    found: list[str] = []
+
+    def note(name: str) -> str:
+        found.append(name)
+        return name
+
+    event = json.loads(text, parse_constant=note)
+    if not found:
+        return None
+    data = event.get("data") if isinstance(event, dict) else None
+    keys = [key for key, value in data.items() if value in found] if isinstance(data, dict) else []
+    field = f"data.{keys[0]}" if keys else ""
+    return Refusal(field, f"must be a number that JSON has, not {found[0]}")
+
+
+_NOUNS = {"object": "a JSON object", "str": "a string"}
+
+
 def _invalid(error: msgspec.ValidationError) -> Refusal:
     """Turn the decoder's sentence into the field and the reason."""
     sentence, _, path = str(error).partition(" - at `$")
@@ -154,147 +129,7 @@ def _invalid(error: msgspec.ValidationError) -> Refusal:
     missing = "Object missing required field `"
     if sentence.startswith(missing):
         return Refusal(sentence.removeprefix(missing).rstrip("`"), "is required")
+    wrong_kind = re.fullmatch(r"Expected `(\w+)(?: \| null)?`, got `\w+`", sentence)
+    if wrong_kind and wrong_kind[1] in _NOUNS:
+        return Refusal(field, f"must be {_NOUNS[wrong_kind[1]]}")
     return Refusal(field, sentence[:1].lower() + sentence[1:])
-
-
-_EVENT_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "required": ["id", "type", "subject", "data"],
-    "properties": {
-        "id": {
-            "type": "string",
-            "minLength": 1,
-            "maxLength": 200,
-            "description": "Yours, unique within your key's source for ever; a repetition adds"
-            " nothing.",
-        },
-        "type": {
-            "type": "string",
-            "minLength": 1,
-            "maxLength": 200,
-            "examples": ["llm.call"],
-            "description": "What was used; the catalogue says which meters read it.",
-        },
-        "subject": {
-            "type": "string",
-            "minLength": 1,
-            "maxLength": 200,
-            "description": "The customer's external id.",
-        },
-        "time": {
-            "type": "string",
-            "format": "date-time",
-            "description": "When it was used, with an offset: at most 34 days ago and 120 seconds"
-            " ahead. Without it, the moment we store it.",
-        },
-        "data": {
-            "type": "object",
-            "description": "The values the meters read, and what you want to keep beside them.",
-            "examples": [{"model": "m-1", "input_tokens": 900, "output_tokens": 100}],
-        },
-        "specversion": {"type": "string", "const": "1.0"},
-        "source": {"type": "string", "description": "Ignored: the source is your key's."},
-    },
-}
-_PROBLEM_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string"},
-        "accepted": {"type": "integer", "description": "Events stored by this request."},
-        "duplicates": {"type": "integer", "description": "Events that were stored before."},
-        "errors": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "properties": {
-                    "index": {"type": "integer"},
-                    "field": {"type": "string"},
-                    "reason": {"type": "string"},
-                },
-            },
-        },
-    },
-}
-_BATCH_SCHEMA = {"type": "array", "maxItems": 1000, "items": _EVENT_SCHEMA}
-_PROBLEM_CONTENT = {"application/problem+json": {"schema": _PROBLEM_SCHEMA}}
-
-OPENAPI_PATHS: dict[str, Any] = {
-    "/api/v1/events": {
-        "post": {
-            "tags": ["usage"],
-            "summary": "Report usage",
-            "description": "Takes one CloudEvent or a batch of up to 1,000. Each event is judged on"
-            " its own: the valid ones are stored, a refused one is named with its field and reason,"
-            " and a repetition is a duplicate that adds nothing. A success says the events are"
-            " durable.",
-            "operationId": "report_usage",
-            "parameters": [
-                {
-                    "in": "header",
-                    "name": "Prefer",
-                    "schema": {"type": "string", "enum": ["return=representation"]},
-                    "description": "Asks for the outcome of each event by index.",
-                }
-            ],
-            "requestBody": {
-                "required": True,
-                "content": {
-                    ONE: {"schema": _EVENT_SCHEMA},
-                    BATCH: {"schema": _BATCH_SCHEMA},
-                    PLAIN: {"schema": {"oneOf": [_EVENT_SCHEMA, _BATCH_SCHEMA]}},
-                },
-            },
-            "responses": {
-                "204": {"description": "Every event is stored, or was before."},
-                "200": {
-                    "description": "The same, with each outcome (`Prefer: return=representation`).",
-                    "content": {
-                        "application/json": {
-                            "schema": {
-                                "type": "object",
-                                "properties": {
-                                    "accepted": {"type": "integer"},
-                                    "duplicates": {"type": "integer"},
-                                    "events": {
-                                        "type": "array",
-                                        "items": {
-                                            "type": "object",
-                                            "properties": {
-                                                "index": {"type": "integer"},
-                                                "outcome": {
-                                                    "enum": ["accepted", "duplicate"],
-                                                },
-                                            },
-                                        },
-                                    },
-                                },
-                            }
-                        }
-                    },
-                },
-                "400": {
-                    "description": "Some events are refused, each named with its reason; the others"
-                    " are stored, and counted in `accepted` and `duplicates`.",
-                    "content": _PROBLEM_CONTENT,
-                },
-                "401": {"description": "No valid key.", "content": _PROBLEM_CONTENT},
-                "403": {
-                    "description": "The key may not report usage.",
-                    "content": _PROBLEM_CONTENT,
-                },
-                "413": {
-                    "description": "More than 1 MiB or 1,000 events; nothing is stored.",
-                    "content": _PROBLEM_CONTENT,
-                },
-                "415": {"description": "Another content type.", "content": _PROBLEM_CONTENT},
-                "503": {
-                    "description": "We cannot store now; send the same again after Retry-After.",
-                    "content": _PROBLEM_CONTENT,
-                },
-            },
-            "security": [{"ApiKey": []}],
-        }
-    }
-}

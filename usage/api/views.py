@@ -13,7 +13,8 @@ from django.views.decorators.csrf import csrf_exempt
 from billing.authentication import MissingScope, NotAuthenticated, authenticate
 from billing.enums import Scope
 from billing.problems import problem
-from usage.api.schemas import Body, read_body
+from usage.api.bodies import Body, cut
+from usage.api.schemas import read_event
 from usage.ingestion import Outcome, Refusal, Stored, accept
 
 log = structlog.get_logger(__name__)
@@ -43,7 +44,8 @@ def events(request: HttpRequest) -> HttpResponse:
 
 def _store(request: HttpRequest) -> HttpResponse:
     caller = authenticate(request.headers.get("Authorization", ""), scope=Scope.INGEST)
-    reports = read_body(_body(request), request.headers.get("Content-Type", ""))
+    texts = cut(_body(request), request.headers.get("Content-Type", ""))
+    reports = [read_event(text) for text in texts]
     with transaction.atomic(durable=True):
         outcomes = accept(source_id=caller.source_id, reports=reports, now=timezone.now())
     wants_each = "return=representation" in request.headers.get("Prefer", "")
@@ -99,10 +101,11 @@ def _answer(outcomes: list[Outcome], *, wants_each: bool) -> HttpResponse:
     ]
     if errors:
         first = errors[0]
+        others = "the others are stored" if len(errors) < len(outcomes) else "nothing is stored"
         return problem(
             400,
             "Some events are refused",
-            f"{len(errors)} of {len(outcomes)} refused; the others are stored. Event"
+            f"{len(errors)} of {len(outcomes)} refused; {others}. Event"
             f" {first['index']}: {first['field'] or 'it'} {first['reason']}.",
             errors=errors,
             **counts,
