@@ -157,3 +157,12 @@ def test_paths_are_those_of_the_description(kind):
     assert taken == described(schemas[kind])
     assert expandable.LEFT_OUT.get(kind, set()) <= set(schemas[kind]["properties"])
     assert not expandable.LEFT_OUT.get(kind, set()) & set(schemas[kind].get("required", []))
+
+
+@pytest.mark.parametrize(
+    "path", ["items", "items.data", "items.data.price", "latest_invoice.lines"]
+)
+def test_path_does_not_end_at_what_is_shown_anyway(client, path):
+    error = refusal(client.v1.subscriptions.list, {"expand": [f"data.{path}"]})
+
+    assert error.error.message == f"This property cannot be expanded (data.{path})."

@@ -320,3 +320,24 @@ def test_former_secret_signs_for_a_while(client, listening, after, former_signs)
     else:
         with pytest.raises(stripe.SignatureVerificationError):
             client.construct_event(delivery.body, header, SECRET, tolerance=10**9)
+
+
+def test_change_has_two_events_at_most_however_many_hear_of_it(client, listening):
+    listening.forward("http://other/hook", SECRET)
+    listening.faults.switch_on("webhook_second_event")
+    client.v1.customers.create({})
+
+    told = listening.pop_deliveries()
+
+    assert len(told) == 4
+    assert len({delivery.event_id for delivery in told}) == 2
+
+
+def test_repeat_of_a_delivery_makes_no_second_event(client, listening):
+    client.v1.customers.create({})
+    [first] = listening.pop_deliveries()
+    listening.report_delivery(first, 500)
+    listening.faults.switch_on("webhook_second_event")
+    listening.clock.advance(60)
+
+    assert [each.event_id for each in listening.pop_deliveries()] == [first.event_id]
