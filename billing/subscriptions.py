@@ -300,9 +300,10 @@ def _locked(state: SubscriptionState) -> Subscription:
     key = state.metadata.get(stamps.SUBSCRIPTION, "")
     # Created, but its id never got stored: the stamp says which row it was made for.
     if stamps.is_ours(state.metadata) and key.isdecimal():
+        # Or somebody stores it between the two looks.
         waiting = rows.filter(
+            Q(stripe_subscription_id=None) | Q(stripe_subscription_id=state.id),
             pk=int(key),
-            stripe_subscription_id=None,
             customer__stripe_customer_id=state.customer_id,
         ).first()
         if waiting is not None:

@@ -29,18 +29,24 @@ def process_webhooks() -> None:
         limit=WEBHOOKS_PER_PASS,
         seconds=WEBHOOK_PASS_SECONDS,
     )
-    log.info("billing.webhooks.pass_finished", **asdict(result))
+    _tell("billing.webhooks.pass_finished", asdict(result))
 
 
 @shared_task(name="billing.finish_customers", ignore_result=True)
 def finish_customers() -> None:
     """Give customers without a Stripe id theirs."""
     result = customers.ensure_customers_at_stripe(now=timezone.now(), limit=ROWS_PER_SWEEP)
-    log.info("billing.customers.sweep_finished", **asdict(result))
+    _tell("billing.customers.sweep_finished", asdict(result))
 
 
 @shared_task(name="billing.finish_subscriptions", ignore_result=True)
 def finish_subscriptions() -> None:
     """Give subscriptions without a Stripe id theirs."""
     result = subscriptions.ensure_subscriptions_at_stripe(now=timezone.now(), limit=ROWS_PER_SWEEP)
-    log.info("billing.subscriptions.sweep_finished", **asdict(result))
+    _tell("billing.subscriptions.sweep_finished", asdict(result))
+
+
+def _tell(event: str, counts: dict[str, int]) -> None:
+    # Most passes find nothing, several times a minute.
+    if any(counts.values()):
+        log.info(event, **counts)

@@ -92,7 +92,7 @@ class Discrepancy(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.customer_id} {self.meter_id} {self.window_start:%Y-%m-%d %H:%M}"
+        return f"{self.customer}, {self.meter}, {self.window_start:%Y-%m-%d %H:%M}"
 
     @property
     def difference(self) -> Decimal:

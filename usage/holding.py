@@ -112,10 +112,11 @@ def report() -> None:
         if row is None:
             cases.close_case(CaseKind.HELD, reason.value, "nothing is held for it any more")
             continue
+        plural = "" if row["subjects"] == 1 else "s"
         cases.open_case(
             kind=CaseKind.HELD,
             reference=reason.value,
-            reason=f"{reason.label}: usage of {row['subjects']:,} customers in {row['hours']:,}"
-            f" hours by meter, such as that of {row['example']!r}",
+            reason=f"{reason.label}: usage of {row['subjects']:,} customer{plural} in"
+            f" {row['hours']:,} hours by meter, such as that of {row['example']!r}",
             deadline_at=row["since"] + timedelta(hours=CASE_HOURS),
         )

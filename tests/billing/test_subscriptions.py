@@ -322,6 +322,28 @@ def test_mirror_keeps_the_answer_that_was_asked_for_last(customer):
     assert subscription.status == "past_due"
 
 
+def test_mirror_finds_a_row_that_somebody_links_between_its_two_looks(customer):
+    """The request that subscribes and the webhook of it mirror at the same moment."""
+    subscription = subscribe(customer=customer, plan=plan()).subscription
+    state = gateway.retrieve(subscription.stripe_subscription_id)
+    Subscription.objects.update(stripe_subscription_id=None)
+    looks = []
+
+    def link_after_the_first_look(execute, sql, *rest):
+        found = execute(sql, *rest)
+        if "FOR UPDATE" in sql:
+            looks.append(sql)
+            if len(looks) == 1:
+                Subscription.objects.update(stripe_subscription_id=state.id)
+        return found
+
+    with connection.execute_wrapper(link_after_the_first_look):
+        mirrored = subscriptions.mirror(state)
+
+    assert mirrored == subscription
+    assert len(looks) == 2
+
+
 def test_mirror_of_an_item_somebody_added_keeps_its_boundaries(customer):
     subscription = subscribe(customer=customer, plan=plan()).subscription
     state = gateway.retrieve(subscription.stripe_subscription_id)

@@ -260,7 +260,10 @@ class Migration(migrations.Migration):
                         null=True,
                     ),
                 ),
-                ("http_status", models.PositiveSmallIntegerField(null=True)),
+                (
+                    "http_status",
+                    models.PositiveSmallIntegerField(null=True, verbose_name="HTTP status"),
+                ),
                 ("code", models.CharField(blank=True, max_length=100)),
                 ("message", models.TextField(blank=True)),
                 ("request_id", models.CharField(blank=True, max_length=100)),

@@ -36,6 +36,8 @@ class Command(BaseCommand):
             now=now, **{name: options[name] for name in ("day", "since", "until")}
         )
         try:
+            if since > now:
+                raise CommandError(f"The range begins in the future: {since:%Y-%m-%d %H:%M} UTC.")
             result = runs.reconcile(since=since, until=until, now=now)
         except GatewayError as error:
             raise CommandError(f"Stripe could not be read: {error}") from error
