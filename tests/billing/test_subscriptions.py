@@ -341,7 +341,7 @@ def test_mirror_finds_a_row_that_somebody_links_between_its_two_looks(customer):
         mirrored = subscriptions.mirror(state)
 
     assert mirrored == subscription
-    assert len(looks) == 2
+    assert len(looks) >= 2
 
 
 def test_mirror_of_an_item_somebody_added_keeps_its_boundaries(customer):
