@@ -17,7 +17,7 @@ from stripe_emulator.core.records import IdempotencyRecord, IdentifierRecord
 from stripe_emulator.core.routing import API_HOST
 from stripe_emulator.core.settings import Settings
 from stripe_emulator.disk_records import DiskRecords
-from stripe_emulator.saved_state import SavedState
+from stripe_emulator.saved_state import AnotherVersionError, SavedState
 from stripe_emulator.server import PortTakenError, serve
 from stripe_emulator.version import API_VERSION
 
@@ -31,7 +31,11 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(
         level=options.log_level.upper(), format="%(levelname)s %(name)s %(message)s"
     )
-    emulator, kept = _emulator(options)
+    try:
+        emulator, kept = _emulator(options)
+    except AnotherVersionError as error:
+        print(error, file=sys.stderr)  # noqa: T201  a sentence for the person who started it
+        return 1
     for url, thin in ((options.forward_to, False), (options.forward_thin_to, True)):
         if url:
             emulator.forward(url, options.webhook_secret, thin=thin)

@@ -2,16 +2,38 @@
 
 import asyncio
 import dataclasses
+import hashlib
 import logging
 import pickle  # we read only what we wrote, in our own folder
+from functools import cache
 from pathlib import Path
 
+from stripe_emulator import core
 from stripe_emulator.core.emulator import Emulator
 from stripe_emulator.core.snapshots import Snapshot
 
 log = logging.getLogger(__name__)
 
 SAVE_EVERY_SECONDS = 15
+
+
+class AnotherVersionError(Exception):
+    """The saved account was written by other code, whose objects this code may not fit."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"The account in {path} was saved by another version of the emulator: remove its folder"
+            " or name a new one with --state."
+        )
+
+
+@cache
+def _version() -> bytes:
+    """Return a digest of the core's code: what a saved object is, its class says."""
+    digest = hashlib.sha256()
+    for source in sorted(Path(core.__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest().encode()
 
 
 class SavedState:
@@ -30,7 +52,10 @@ class SavedState:
         """
         if not self._path.exists():
             return
-        snapshot: Snapshot = pickle.loads(self._path.read_bytes())  # noqa: S301  our own file
+        version, _, saved = self._path.read_bytes().partition(b"\n")
+        if version != _version():
+            raise AnotherVersionError(self._path)
+        snapshot: Snapshot = pickle.loads(saved)  # noqa: S301  our own file
         missed = self._emulator.arrivals.read(after=snapshot.arrivals, limit=1_000_000_000)
         everything = len(self._emulator.arrivals)
         self._emulator.restore(dataclasses.replace(snapshot, arrivals=everything))
@@ -49,7 +74,7 @@ class SavedState:
             return
         snapshot = self._emulator.snapshot(with_records=False)
         draft = self._path.with_suffix(".new")
-        draft.write_bytes(pickle.dumps(snapshot))
+        draft.write_bytes(_version() + b"\n" + pickle.dumps(snapshot))
         draft.replace(self._path)
         self._saved_at_arrival = arrivals
 

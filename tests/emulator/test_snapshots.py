@@ -6,6 +6,7 @@ import pytest
 import stripe
 
 from stripe_emulator import Emulator, Request
+from stripe_emulator.__main__ import main
 from stripe_emulator.arrival_file import STRIDE, ArrivalFile
 from stripe_emulator.control import Control
 from stripe_emulator.core.arrivals import Arrival
@@ -189,6 +190,22 @@ def test_usage_after_the_last_save_survives_a_crash(tmp_path, caplog):
         shop.send("two", "7")
     assert "3 later requests" in caplog.text
     close(second)
+
+
+def test_an_account_other_code_saved_is_refused_in_a_sentence(tmp_path, capsys):
+    first = stocked(on_disk(tmp_path))
+    path = tmp_path / "account.state"
+    SavedState(path, first.emulator).close()
+    close(first.emulator)
+    _, _, saved = path.read_bytes().partition(b"\n")
+    path.write_bytes(b"another version\n" + saved)
+
+    assert main(["--state", str(tmp_path), "--port", "0"]) == 1
+
+    assert capsys.readouterr().err == (
+        f"The account in {path} was saved by another version of the emulator: remove its folder or"
+        " name a new one with --state.\n"
+    )
 
 
 def test_nothing_new_is_not_saved_again(tmp_path):
