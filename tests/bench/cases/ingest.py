@@ -29,7 +29,8 @@ from tests.bench import cpu, stack
 from tests.bench.load import LoadGenerator
 from tests.bench.variants import Variant
 from usage import ingestion, traffic
-from usage.api import schemas
+from usage.api.bodies import BATCH
+from usage.api.schemas import read_event
 from usage.models import UsageEvent
 
 EVENTS = {1: 3_000, 100: 60_000, 1_000: 100_000}
@@ -53,14 +54,14 @@ def variants(*, scale: float, backends: stack.Backends) -> Iterator[list[Variant
     with stack.web_server() as (port, server), contextlib.ExitStack() as closing:
         made: list[Variant] = []
         for batch, full in EVENTS.items():
-            count = max(1, round(full * scale / batch)) * batch
+            count = max(2, round(full * scale / batch)) * batch
             batches = [events[start : start + batch] for start in range(0, count, batch)]
             load = LoadGenerator(
                 port=port,
                 path="/api/v1/events",
                 headers={
                     "Authorization": f"Bearer {plain}",
-                    "Content-Type": schemas.BATCH,
+                    "Content-Type": BATCH,
                 },
                 connections=IN_FLIGHT,
                 success=204,
@@ -197,7 +198,7 @@ def _events(count: float) -> list[bytes]:
 def _reported(batch: Sequence[bytes]) -> Reported:
     reported: Reported = {}
     for text in batch:
-        event = schemas.read_event(text)
+        event = read_event(text)
         if isinstance(event, ingestion.Refusal):
             raise stack.BenchFailed(f"The benchmark's own event is refused: {event}")
         reported[event.event_id] = (event.digest, event)
