@@ -156,16 +156,21 @@ def ensure_customers_at_stripe(*, now: datetime, limit: int) -> SweepResult:
             log.warning(
                 "billing.customer.not_at_stripe", customer=customer.external_id, error=error.message
             )
-            if isinstance(error, Rejected | Misconfigured):
-                open_case(
-                    kind=CaseKind.MISCONFIGURED,
-                    reference=reference,
-                    reason=f"Stripe refuses to create it: {error.message}",
-                    deadline_at=now + CASE_DEADLINE,
-                )
+            report_refusal(error, reference=reference, now=now)
             if isinstance(error, Misconfigured):
                 break
     return SweepResult(finished=finished, failed=failed)
+
+
+def report_refusal(error: GatewayError, *, reference: str, now: datetime) -> None:
+    """Open a case when Stripe will not have what `reference` names; other errors pass with time."""
+    if isinstance(error, Rejected | Misconfigured):
+        open_case(
+            kind=CaseKind.MISCONFIGURED,
+            reference=reference,
+            reason=f"Stripe refuses to create it: {error.message}",
+            deadline_at=now + CASE_DEADLINE,
+        )
 
 
 def idempotency_key(kind: str, row_id: int, asked_at: datetime) -> str:

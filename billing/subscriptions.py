@@ -16,8 +16,8 @@ from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
 from billing import customers
-from billing.cases import close_case, open_case
-from billing.customers import ASKING_SECONDS, CASE_DEADLINE, SWEEP_SECONDS, SweepResult
+from billing.cases import close_case
+from billing.customers import ASKING_SECONDS, SWEEP_SECONDS, SweepResult
 from billing.enums import CaseKind, PriceKind
 from billing.gateway import stamps
 from billing.gateway import subscriptions as at_stripe
@@ -181,13 +181,7 @@ def ensure_subscriptions_at_stripe(*, now: datetime, limit: int) -> SweepResult:
                 subscription=subscription.pk,
                 error=error.message,
             )
-            if isinstance(error, Rejected | Misconfigured):
-                open_case(
-                    kind=CaseKind.MISCONFIGURED,
-                    reference=reference,
-                    reason=f"Stripe refuses to create it: {error.message}",
-                    deadline_at=now + CASE_DEADLINE,
-                )
+            customers.report_refusal(error, reference=reference, now=now)
             if isinstance(error, Misconfigured):
                 break
     return SweepResult(finished=finished, failed=failed)
