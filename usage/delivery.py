@@ -34,6 +34,8 @@ log = structlog.get_logger(__name__)
 
 STRIPE_ACCEPTS_DAYS = 34.5
 """Stripe refuses a timestamp 35 days old; half a day is left for the call and its repetitions."""
+MISCONFIGURED = "misconfigured"
+"""Our own code for an attempt Stripe refused for what we are, not for what was sent."""
 SILENCES_IN_A_ROW = 5
 """After so many calls without a proper answer Stripe counts as unwell."""
 CASE_HOURS = 72
@@ -65,6 +67,11 @@ class Verdict:
     http_status: int | None = None
     code: str = ""
     request_id: str = ""
+
+    @property
+    def is_misconfigured(self) -> bool:
+        """Whether Stripe refuses our key or our set-up, so that no other call would fare better."""
+        return self.code == MISCONFIGURED
 
     @property
     def is_silence(self) -> bool:
@@ -99,7 +106,7 @@ def deliver_due(*, clock: Clock, seconds: float | None = None) -> PassResult:
         _record(claim, verdict, now=clock())
         counts[verdict.outcome] += 1
         silences = silences + 1 if verdict.is_silence else 0
-        if silences == SILENCES_IN_A_ROW or verdict.code == "misconfigured":
+        if silences == SILENCES_IN_A_ROW or verdict.is_misconfigured:
             log.warning("usage.delivery.pass_ended_early", reason=verdict.reason)
             return PassResult(counts, ran_out_of_time=False)
     return PassResult(counts, ran_out_of_time=time.monotonic() >= ends)
@@ -128,11 +135,9 @@ def _answers() -> bool:
     """Return whether Stripe answers a read, which puts nothing into doubt."""
     try:
         meter_events.probe()
-    except (errors.Unavailable, errors.NotAccepted):
-        return False
-    except errors.GatewayError:
-        # It answers; what it has against us, the submissions' own calls will tell.
-        return True
+    except errors.GatewayError as error:
+        # Any other answer is one; what it has against us, the submissions' own calls will tell.
+        return not isinstance(error, errors.Unavailable | errors.NotAccepted)
     return True
 
 
@@ -311,7 +316,7 @@ def _attempt(claim: Claim) -> Verdict:
     except errors.NotAccepted as error:
         return _failed(error, Outcome.NOT_ACCEPTED, State.RETRY)
     except errors.Misconfigured as error:
-        return _failed(error, Outcome.NOT_ACCEPTED, State.RETRY, code="misconfigured")
+        return _failed(error, Outcome.NOT_ACCEPTED, State.RETRY, code=MISCONFIGURED)
     except errors.Rejected as error:
         return _failed(error, Outcome.REJECTED, _refused(claim))
     except errors.Unavailable as error:
@@ -389,7 +394,7 @@ def _record(claim: Claim, verdict: Verdict, *, now: datetime) -> None:
                 reason=verdict.reason,
                 now=now,
             )
-        elif verdict.code == "misconfigured":
+        elif verdict.is_misconfigured:
             cases.open_case(
                 kind=CaseKind.MISCONFIGURED,
                 reference="stripe",

@@ -75,8 +75,8 @@ def accept(
     outcomes: list[Outcome] = [
         report if isinstance(report, Refusal) else Stored.ACCEPTED for report in reports
     ]
-    firsts: dict[str, tuple[bytes, ReportedEvent]] = {}
-    repeats: dict[int, tuple[bytes, ReportedEvent]] = {}
+    valid: dict[int, ReportedEvent] = {}
+    firsts: dict[str, int] = {}
     for index, report in enumerate(reports):
         if isinstance(report, Refusal):
             continue
@@ -84,23 +84,23 @@ def accept(
         if refusal is not None:
             outcomes[index] = refusal
             continue
-        known = report.digest, report
-        if firsts.setdefault(report.event_id, known)[1] is not report:
-            repeats[index] = known
+        valid[index] = report
+        firsts.setdefault(report.event_id, index)
+    digests = {index: report.digest for index, report in valid.items()}
+    events = [(digests[index], valid[index]) for index in firsts.values()]
     with transaction.atomic():
-        stored = _insert(source_id=source_id, events=firsts, now=now)
+        stored = _insert(source_id=source_id, events=events, now=now)
         before = _digests(source_id, firsts.keys() - stored)
         conflicts: list[tuple[bytes, ReportedEvent]] = []
-        for index, report in enumerate(reports):
-            if isinstance(report, Refusal) or isinstance(outcomes[index], Refusal):
+        for index, report in valid.items():
+            first = firsts[report.event_id]
+            if index == first and report.event_id in stored:
                 continue
-            digest, _ = repeats.get(index) or firsts[report.event_id]
-            if index not in repeats and report.event_id in stored:
-                continue
-            first = before.get(report.event_id) or firsts[report.event_id][0]
-            outcomes[index] = Stored.DUPLICATE if digest == first else CONFLICT
-            if digest != first:
-                conflicts.append((digest, report))
+            if digests[index] == before.get(report.event_id, digests[first]):
+                outcomes[index] = Stored.DUPLICATE
+            else:
+                outcomes[index] = CONFLICT
+                conflicts.append((digests[index], report))
         _record_conflicts(source_id, conflicts, now)
     return outcomes
 
@@ -160,13 +160,13 @@ SELECT event_id FROM stored
 
 
 def _insert(
-    *, source_id: int, events: Mapping[str, tuple[bytes, ReportedEvent]], now: datetime
+    *, source_id: int, events: Sequence[tuple[bytes, ReportedEvent]], now: datetime
 ) -> set[str]:
-    """Insert the events and their batch; return the ids that were new."""
+    """Insert events, each id once, and their batch; return the ids that were new."""
     if not events:
         return set()
     # In the order of their ids, so that two requests with the same events cannot deadlock.
-    rows = [events[event_id] for event_id in sorted(events)]
+    rows = sorted(events, key=lambda row: row[1].event_id)
     with connection.cursor() as cursor:
         cursor.execute(
             INSERT,

@@ -34,9 +34,7 @@ def flush_due() -> None:
             submissions=result.submission_count,
             held=result.held_count,
         )
-    released = 0
-    while time.monotonic() < ends and (rows := holding.release(now=timezone.now())):
-        released += rows
+    released = holding.release_waiting(clock=timezone.now, seconds=ends - time.monotonic())
     holding.report()
     if released:
         log.info("usage.flush.held_released", rows=released)

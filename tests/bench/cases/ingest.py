@@ -41,7 +41,7 @@ WARM_UP_REQUESTS = 100
 CUSTOMERS = 1_000
 METERS = ("input_tokens", "cached_input_tokens", "output_tokens", "total_tokens")
 
-Reported = dict[str, tuple[bytes, ingestion.ReportedEvent]]
+Reported = list[tuple[bytes, ingestion.ReportedEvent]]
 """What the product's statement takes: events by id, each with its digest."""
 
 
@@ -196,12 +196,12 @@ def _events(count: float) -> list[bytes]:
 
 
 def _reported(batch: Sequence[bytes]) -> Reported:
-    reported: Reported = {}
+    reported: Reported = []
     for text in batch:
         event = read_event(text)
         if isinstance(event, ingestion.Refusal):
             raise stack.BenchFailed(f"The benchmark's own event is refused: {event}")
-        reported[event.event_id] = (event.digest, event)
+        reported.append((event.digest, event))
     return reported
 
 

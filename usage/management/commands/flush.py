@@ -17,8 +17,6 @@ class Command(BaseCommand):
                 f"flushed {result.event_count:,} events of {result.batch_count:,} batches into"
                 f" {result.submission_count:,} submissions, {result.held_count:,} held"
             )
-        released = 0
-        while rows := holding.release(now=timezone.now()):
-            released += rows
+        released = holding.release_waiting(clock=timezone.now, seconds=float("inf"))
         holding.report()
         self.stdout.write(f"nothing left to flush; {released:,} held rows released")
