@@ -12,7 +12,7 @@ from stripe_emulator.control import Control
 from stripe_emulator.core.arrivals import Arrival
 from stripe_emulator.core.records import IdempotencyRecord, IdentifierRecord
 from stripe_emulator.disk_records import DiskRecords
-from stripe_emulator.saved_state import SavedState
+from stripe_emulator.saved_state import AnotherVersionError, SavedState
 from stripe_emulator.transport import InProcessTransport
 
 from .conftest import NOW, Shop, make_meter
@@ -200,6 +200,10 @@ def test_an_account_other_code_saved_is_refused_in_a_sentence(tmp_path, capsys):
     _, _, saved = path.read_bytes().partition(b"\n")
     path.write_bytes(b"another version\n" + saved)
 
+    second = on_disk(tmp_path)
+    with pytest.raises(AnotherVersionError):
+        SavedState(path, second).load()
+    close(second)
     assert main(["--state", str(tmp_path), "--port", "0"]) == 1
 
     assert capsys.readouterr().err == (

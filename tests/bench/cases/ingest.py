@@ -42,7 +42,7 @@ CUSTOMERS = 1_000
 METERS = ("input_tokens", "cached_input_tokens", "output_tokens", "total_tokens")
 
 Reported = list[tuple[bytes, ingestion.ReportedEvent]]
-"""What the product's statement takes: events by id, each with its digest."""
+"""What the product's statement takes: events with their digests, each id once."""
 
 
 @contextlib.contextmanager
