@@ -26,7 +26,7 @@ from billing.gateway.transport import NotSent
 from usage import wire
 from usage.backoff import delay
 from usage.clock import Clock
-from usage.enums import Outcome
+from usage.enums import Outcome, Wire
 from usage.lifecycle import State
 from usage.models import Attempt, Submission, SubmissionState
 
@@ -223,7 +223,7 @@ def _open_case(submission: Submission, *, kind: CaseKind, reason: str, now: date
 
 CLAIM = """
 UPDATE usage_submissionstate standing
-SET state = 'sending', attempt_count = standing.attempt_count + 1, lease_until = %(lease_until)s,
+SET state = 'sending', wire = 'v1', attempt_count = standing.attempt_count + 1, lease_until = %(lease_until)s,
     next_action_at = %(lease_until)s, changed_at = %(now)s
 FROM (
     SELECT due.submission_id FROM usage_submissionstate due
@@ -287,7 +287,9 @@ def _claim(clock: Clock) -> Claim | None:
         if row is None:
             return None
         submission_id, attempt_number, doubt_since = row
-        Attempt.objects.create(submission_id=submission_id, number=attempt_number, started_at=now)
+        Attempt.objects.create(
+            submission_id=submission_id, number=attempt_number, wire=Wire.V1, started_at=now
+        )
         return Claim(
             submission=Submission.objects.get(pk=submission_id),
             attempt_number=attempt_number,

@@ -17,9 +17,27 @@ class Outcome(models.TextChoices):
     REJECTED = "rejected", "refused for good"
 
 
+class Wire(models.TextChoices):
+    """Which of Stripe's two ways in a submission goes."""
+
+    V1 = "v1", "v1, one event a call"
+    STREAM = "stream", "v2 stream"
+
+
+class ReplacementKind(models.TextChoices):
+    """Why submissions were superseded."""
+
+    DOUBT = "doubt", "Stripe's total proved them absent, wholly or in part"
+    RESTORE = "restore", "the database was restored, and Stripe's total told what is missing"
+    REFOLD = "refold", "a billing-period boundary became known before they were sent"
+    LATE = "late", "the invoice of their period became final before they were sent"
+    RUNNING = "running", "a newer running value stands for them"
+
+
 class HeldReason(models.TextChoices):
     """Why usage waits. Each has a runbook entry; release folds it again."""
 
     UNKNOWN_CUSTOMER = "unknown_customer", "no customer with this external id"
     CUSTOMER_NOT_AT_STRIPE = "customer_not_at_stripe", "the customer has no Stripe id yet"
     METER_NOT_AT_STRIPE = "meter_not_at_stripe", "the meter has no Stripe id yet"
+    LATE = "late", "the invoice of its period is final"

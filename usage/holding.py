@@ -26,26 +26,23 @@ CASE_HOURS = 72
 
 
 def hold(run: FlushRun, cells: Iterable[FoldedCell], *, now: datetime) -> int:
-    """Write held rows for what cannot be sent, one per subject, meter and hour; return how many."""
-    held: dict[tuple[str, int, datetime], HeldUsage] = {}
-    for cell in cells:
-        reason = cell.held_reason
-        if reason is None:
-            continue
-        row = held.setdefault(
-            (cell.subject, cell.meter_id, cell.window_start),
-            HeldUsage(
-                run=run,
-                subject=cell.subject,
-                meter_id=cell.meter_id,
-                window_start=cell.window_start,
-                event_count=0,
-                reason=reason,
-                held_at=now,
-            ),
+    """Write held rows for what cannot be sent, one per subject, meter and cell; return how many."""
+    held = [
+        HeldUsage(
+            run=run,
+            subject=cell.subject,
+            meter_id=cell.meter_id,
+            window_start=cell.window_start,
+            segment_start=cell.segment_start,
+            event_count=cell.event_count,
+            quantity=cell.quantity,
+            reason=reason,
+            held_at=now,
         )
-        row.event_count += cell.event_count
-    HeldUsage.objects.bulk_create(held.values(), batch_size=2_000)
+        for cell in cells
+        if (reason := cell.held_reason) is not None
+    ]
+    HeldUsage.objects.bulk_create(held, batch_size=2_000)
     return len(held)
 
 

@@ -30,11 +30,12 @@ class State(StrEnum):
 
 
 MOVES: dict[State, frozenset[State]] = {
-    State.READY: frozenset({State.SENDING, State.SUPERSEDED, State.EXPIRED}),
+    # Straight to UNPROVEN after a restore only: the attempts it had may be what was lost.
+    State.READY: frozenset({State.SENDING, State.SUPERSEDED, State.EXPIRED, State.UNPROVEN}),
     State.SENDING: frozenset(
         {State.ACCEPTED, State.RETRY, State.IN_DOUBT, State.REJECTED, State.UNPROVEN}
     ),
-    State.RETRY: frozenset({State.SENDING, State.UNPROVEN, State.EXPIRED}),
+    State.RETRY: frozenset({State.SENDING, State.SUPERSEDED, State.UNPROVEN, State.EXPIRED}),
     State.IN_DOUBT: frozenset({State.SENDING, State.UNPROVEN}),
     State.ACCEPTED: frozenset({State.SETTLED, State.REJECTED, State.UNPROVEN}),
     State.UNPROVEN: frozenset({State.ACCEPTED, State.SUPERSEDED, State.WRITTEN_OFF}),

@@ -11,7 +11,7 @@ from billing.enums import Aggregation
 from billing.gateway import meter_events
 from billing.models import Customer, Meter, MeterVersion
 from usage import wire
-from usage.enums import Outcome
+from usage.enums import Outcome, Wire
 from usage.lifecycle import State
 from usage.models import Attempt, FlushRun, Submission, SubmissionState
 
@@ -113,7 +113,13 @@ def move(submission: Submission, state: State, *, at: datetime) -> None:
     standing.changed_at = at
     if state == State.SENDING:
         standing.attempt_count += 1
-        Attempt.objects.create(submission=submission, number=standing.attempt_count, started_at=at)
+        standing.wire = standing.wire or Wire.V1
+        Attempt.objects.create(
+            submission=submission,
+            number=standing.attempt_count,
+            wire=standing.wire,
+            started_at=at,
+        )
     elif state in OUTCOMES:
         Attempt.objects.filter(submission=submission, number=standing.attempt_count).update(
             finished_at=at, outcome=OUTCOMES[state]

@@ -111,7 +111,7 @@ def test_an_attempt_has_its_number_to_itself(acme, meters, now):
     sent = make_submission(customer=acme, meter=meters.input, at=now, state=State.SENDING)
 
     with pytest.raises(IntegrityError, match="usage_attempt_once"), transaction.atomic():
-        Attempt.objects.create(submission=sent, number=1, started_at=now)
+        Attempt.objects.create(submission=sent, number=1, wire="v1", started_at=now)
 
 
 @pytest.mark.integration

@@ -1,0 +1,160 @@
+"""What is sent to Stripe: submissions, where each stands, and every call made for one."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.utils import timezone
+
+from billing.models import Customer, Meter
+from usage.enums import STATE_CHOICES, Outcome, Wire
+from usage.lifecycle import State
+from usage.models.event import FlushRun
+from usage.models.replacement import Replacement
+
+
+class Submission(models.Model):
+    """One Stripe meter event, frozen before the first attempt. Insert-only.
+
+    The cell is customer x meter x hour from `window_start`, cut again at `segment_start`, the
+    latest billing-period boundary inside that hour (or the hour's start).
+    """
+
+    identifier = models.CharField(max_length=100, unique=True)
+    run = models.ForeignKey(FlushRun, on_delete=models.PROTECT, related_name="submissions")
+    customer = models.ForeignKey(Customer, on_delete=models.PROTECT)
+    meter = models.ForeignKey(Meter, on_delete=models.PROTECT)
+    window_start = models.DateTimeField(help_text="start of the UTC hour, included")
+    segment_start = models.DateTimeField(help_text="start of the cell within that hour, included")
+    part = models.PositiveIntegerField(
+        default=0, help_text="a total beyond 15 digits is split into parts"
+    )
+    event_count = models.PositiveIntegerField()
+    value = models.DecimalField(
+        max_digits=15, decimal_places=0, help_text="in the meter's smallest unit"
+    )
+    timestamp = models.DateTimeField(
+        help_text="the latest `occurred_at` among its events, in whole seconds"
+    )
+    stripe_customer_id = models.CharField(max_length=255)
+    event_name = models.CharField(max_length=100)
+    payload = models.TextField(help_text="the request as sent, in JSON")
+    payload_hash = models.CharField(max_length=64, help_text="SHA-256 of `payload`")
+    live_mode = models.BooleanField()
+    replaces = models.ForeignKey(
+        Replacement,
+        on_delete=models.PROTECT,
+        null=True,
+        related_name="replacements",
+        help_text="the decision this one stands in for; empty for what a run folded",
+    )
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ("-id",)
+        constraints = [
+            models.UniqueConstraint(
+                fields=("run", "customer", "meter", "segment_start", "part"),
+                condition=models.Q(replaces__isnull=True),
+                name="usage_submission_once_per_run_and_cell",
+            ),
+        ]
+        indexes = [
+            models.Index(
+                fields=("customer", "meter", "window_start"), name="usage_submission_cell"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.identifier
+
+
+class SubmissionState(models.Model):
+    """Where a submission stands: the small row that moves, by the moves of `lifecycle` only."""
+
+    submission = models.OneToOneField(
+        Submission, on_delete=models.PROTECT, primary_key=True, related_name="standing"
+    )
+    # The pair is repeated here so that one index can hold "one call in flight per pair".
+    customer = models.ForeignKey(Customer, on_delete=models.PROTECT, db_index=False)
+    meter = models.ForeignKey(Meter, on_delete=models.PROTECT, db_index=False)
+    state = models.CharField(max_length=12, choices=STATE_CHOICES, default=State.READY.value)
+    wire = models.CharField(
+        max_length=6,
+        choices=Wire,
+        blank=True,
+        help_text="what the first attempt used, and every repeat will; empty before it",
+    )
+    attempt_count = models.PositiveIntegerField(default=0)
+    lease_until = models.DateTimeField(null=True, help_text="while sending: when the claim ends")
+    doubt_since = models.DateTimeField(
+        null=True, help_text="start of the earliest attempt whose outcome is unknown"
+    )
+    next_action_at = models.DateTimeField(
+        null=True, default=timezone.now, help_text="empty in final states and in a person's hands"
+    )
+    reason = models.TextField(blank=True)
+    recount = models.BooleanField(
+        default=False,
+        help_text="after a restore: whatever part of it Stripe's total holds is credited",
+    )
+    replaced_by = models.ForeignKey(
+        Replacement,
+        on_delete=models.PROTECT,
+        null=True,
+        related_name="superseded_states",
+        help_text="the decision that superseded it; empty in every other state",
+    )
+    changed_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=("customer", "meter"),
+                condition=models.Q(state="sending", wire="v1"),
+                name="usage_one_call_in_flight_per_pair",
+            ),
+        ]
+        indexes = [
+            models.Index(
+                fields=("next_action_at",),
+                condition=models.Q(state__in=("ready", "retry", "in_doubt", "sending")),
+                name="usage_state_due",
+            ),
+            models.Index(
+                fields=("customer", "meter"),
+                condition=~models.Q(state__in=("settled", "superseded", "written_off")),
+                name="usage_state_open_pair",
+            ),
+            models.Index(
+                fields=("customer", "meter"),
+                condition=models.Q(state="unproven"),
+                name="usage_state_unproven_pair",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.submission_id} {self.state}"
+
+
+class Attempt(models.Model):
+    """One call made for a submission. Committed before its first byte leaves."""
+
+    submission = models.ForeignKey(Submission, on_delete=models.PROTECT, related_name="attempts")
+    number = models.PositiveIntegerField()
+    wire = models.CharField(max_length=6, choices=Wire)
+    started_at = models.DateTimeField()
+    finished_at = models.DateTimeField(null=True)
+    outcome = models.CharField(max_length=12, choices=Outcome, null=True)  # noqa: DJ001 - NULL is a fact: no outcome known
+    http_status = models.PositiveSmallIntegerField("HTTP status", null=True)
+    code = models.CharField(max_length=100, blank=True)
+    message = models.TextField(blank=True)
+    request_id = models.CharField(max_length=100, blank=True)
+
+    class Meta:
+        ordering = ("submission", "number")
+        constraints = [
+            models.UniqueConstraint(fields=("submission", "number"), name="usage_attempt_once"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.submission_id} attempt {self.number}"
