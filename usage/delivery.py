@@ -150,6 +150,8 @@ class _Pass:
         self._counts = counts
         self._silences = 0
         self._stop_reason = ""
+        self._broken: BaseException | None = None
+        self._pause_until = 0.0
 
     def drain(self, lane: Lane, *, until: float) -> End:
         """Send the lane's due rows until none is left, the time is up or Stripe is unwell.
@@ -160,29 +162,31 @@ class _Pass:
         Raises:
             BaseException: a call broke down in a way nobody expected; the others are recorded.
         """
-        broken: BaseException | None = None
         end: End | None = None
-        pause_until = 0.0
-        while True:
-            may_claim = end is None and broken is None and 2 * self._calls.free >= self._calls.size
-            if may_claim and self._stop_reason:
-                end = End.STOPPED
-            elif may_claim and time.monotonic() >= until:
-                end = End.OUT_OF_TIME
-            elif may_claim and time.monotonic() >= pause_until:
-                share = self._start(lane)
-                if share.allowed < share.wanted:
-                    pause_until = time.monotonic() + PAUSE_SECONDS
-                if share.allowed and not share.claimed and not self._calls.under_way:
-                    end = End.EMPTY
+        while end is None or self._calls.under_way:
+            if end is None and 2 * self._calls.free >= self._calls.size:
+                end = self._go_on(lane, until=until)
             if self._calls.under_way:
-                broken = self._collect() or broken
-            elif broken is not None:
-                raise broken
-            elif end is not None:
-                return end
-            elif time.monotonic() < pause_until:
-                time.sleep(PAUSE_SECONDS)
+                self._collect()
+            elif end is None:
+                time.sleep(max(0.0, self._pause_until - time.monotonic()))
+        if self._broken is not None:
+            raise self._broken
+        return end
+
+    def _go_on(self, lane: Lane, *, until: float) -> End | None:
+        """Start more calls, unless there is a reason to leave the lane: then return it."""
+        if self._broken is not None or self._stop_reason:
+            return End.STOPPED
+        if time.monotonic() >= until:
+            return End.OUT_OF_TIME
+        if time.monotonic() < self._pause_until:
+            return None
+        share = self._start(lane)
+        if share.allowed < share.wanted:
+            self._pause_until = time.monotonic() + PAUSE_SECONDS
+        nothing_due = share.allowed and not share.claimed
+        return End.EMPTY if nothing_due and not self._calls.under_way else None
 
     def _start(self, lane: Lane) -> _Share:
         """Claim as much as calls are free for and the shared limit allows, and start the calls."""
@@ -205,9 +209,10 @@ class _Pass:
             self._calls.start(request)
         return _Share(wanted, allowed, len(claims))
 
-    def _collect(self) -> BaseException | None:
-        """Record what ended, and note when that says to stop; return what broke down, if any."""
+    def _collect(self) -> None:
+        """Record what ended, and note when that says to stop."""
         calls, broken = self._calls.collect()
+        self._broken = self._broken or broken
         record([ended for call in calls for ended in call], now=self._clock())
         for call in calls:
             self._counts.update(verdict.outcome for _, verdict in call)
@@ -216,7 +221,6 @@ class _Pass:
             self._silences = self._silences + 1 if verdict.is_silence else 0
             if self._silences >= SILENCES_IN_A_ROW or verdict.is_misconfigured:
                 self._stop(verdict.reason)
-        return broken
 
     def _stop(self, reason: str) -> None:
         if not self._stop_reason:
