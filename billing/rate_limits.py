@@ -46,15 +46,14 @@ def take(endpoint: Endpoint, *, want: int, now: datetime) -> int:
         return 0
     buckets = _buckets(endpoint)
     with steps.commit("billing.rate_limits.take"), connection.cursor() as cursor:
-        granted = None
-        while granted is None:
-            cursor.execute(TAKE, _params(buckets, now) | {"want": want})
+        params = _params(buckets, now) | {"want": want}
+        cursor.execute(TAKE, params)
+        rows = cursor.fetchall()
+        if len(rows) < len(buckets):
+            cursor.execute(FILL, params)
+            cursor.execute(TAKE, params)
             rows = cursor.fetchall()
-            if len(rows) == len(buckets):
-                granted = rows[0][0]
-            else:
-                cursor.execute(FILL, _params(buckets, now))
-        return int(granted)
+        return int(rows[0][0])
 
 
 def give_back(endpoint: Endpoint, *, tokens: int, now: datetime) -> None:
@@ -101,7 +100,7 @@ def capacity(rate: int) -> int:
 def _buckets(endpoint: Endpoint) -> Sequence[tuple[Endpoint, int]]:
     """Return the buckets a call draws from, with the units a second each is refilled with."""
     limits = settings.STRIPE_RATE_LIMITS
-    names = [endpoint] if settings.STRIPE_LIVE_MODE else [endpoint, Endpoint.ACCOUNT]
+    names = {endpoint} if settings.STRIPE_LIVE_MODE else {endpoint, Endpoint.ACCOUNT}
     return [(name, limits[name.value]) for name in names]
 
 
