@@ -337,24 +337,6 @@ events of the stream and 25 calls of any other endpoint; in test mode 25 calls o
 is what `account` stays below there (live mode does not use it) and the others share. An account
 for which Stripe raised a limit sets it in the environment. Source: docs.stripe.com/rate-limits.
 """
-STRIPE_WEBHOOK_SECRETS = env.words("STRIPE_WEBHOOK_SECRET")
-"""Secrets of the snapshot endpoint, comma-separated while one is rolled. Empty: refuses all."""
-STRIPE_THIN_WEBHOOK_SECRETS = env.words("STRIPE_THIN_WEBHOOK_SECRET")
-STRIPE_RATE_LIMITS = {
-    "meter_events": env.whole(
-        "STRIPE_METER_EVENTS_PER_SECOND", 900 if STRIPE_LIVE_MODE else 20, at_least=1
-    ),
-    "stream": env.whole("STRIPE_STREAM_PER_SECOND", 9_000 if STRIPE_LIVE_MODE else 10, at_least=1),
-    "reads": env.whole("STRIPE_READS_PER_SECOND", 20 if STRIPE_LIVE_MODE else 4, at_least=1),
-    "account": env.whole("STRIPE_TEST_MODE_CALLS_PER_SECOND", 24, at_least=1),
-}
-"""Calls a second, of all workers together; for the stream events in live mode, requests in test.
-
-Stripe's own, of which a tenth and more stays free: in live mode 1,000 v1 meter events, 10,000
-events of the stream and 25 calls of any other endpoint; in test mode 25 calls of everything, which
-is what `account` stays below there (live mode does not use it) and the others share. An account
-for which Stripe raised a limit sets it in the environment. Source: docs.stripe.com/rate-limits.
-"""
 DEPLOYMENT = env.text("METERKEEPER_DEPLOYMENT", "default")
 """Stamped on what we create at Stripe, so that one account can serve several deployments."""
 

@@ -16,6 +16,7 @@ from django.conf import settings
 from django.db import IntegrityError, connection
 
 from billing import steps
+from usage import fence
 from usage.clock import Clock
 from usage.enums import Wire
 
@@ -131,6 +132,8 @@ def claim(*, clock: Clock, stored_wire: str, wire: Wire, limit: int) -> Sequence
     now = clock()
     try:
         with steps.commit("usage.delivery.claim"), connection.cursor() as cursor:
+            if not fence.is_open():
+                return ()
             cursor.execute(
                 _CLAIM.format(take=_TAKE[wire]),
                 {

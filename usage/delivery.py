@@ -20,7 +20,7 @@ from billing import cases, rate_limits, steps
 from billing.enums import CaseKind, Endpoint
 from billing.gateway import errors, meter_event_stream
 from billing.gateway.meter_event_stream import EVENTS_PER_REQUEST
-from usage import health
+from usage import fence, health
 from usage.claiming import claim, waiting
 from usage.clock import Clock
 from usage.enums import Wire
@@ -73,6 +73,9 @@ def deliver_due(*, clock: Clock, seconds: float | None = None) -> PassResult:
     ends = time.monotonic() + (seconds or settings.USAGE_DELIVERY_PASS_SECONDS)
     now = clock()
     counts = sweep(now=now)
+    if not fence.inspect(now):
+        log.warning("usage.delivery.fence_closed")
+        return PassResult(counts, ran_out_of_time=False)
     if health.met_silence() and not health.answers():
         log.warning("usage.delivery.stripe_unwell")
         return PassResult(counts, ran_out_of_time=False)

@@ -16,7 +16,7 @@ from billing.gateway.client import connection as stripe
 from billing.models import Customer, Meter, MeterVersion, Source
 from stripe_emulator import Emulator
 from tests.support.stripe import switchboard
-from usage import claiming, delivery
+from usage import claiming, delivery, fence
 from usage.claiming import Claim
 from usage.enums import Wire
 from usage.ingestion import Outcome, ReportedEvent, accept
@@ -158,5 +158,7 @@ def world(db, now, meters) -> Iterator[World]:
         Meter.objects.filter(pk=meter.pk).update(stripe_meter_id=created.id)
     customer = stripe().v1.customers.create({"name": "Acme"})
     Customer.objects.create(external_id="acme", stripe_customer_id=customer.id)
+    # As every pass begins: what is claimed without one is claimed behind an open fence.
+    assert fence.inspect(now)
     yield world
     switchboard.disconnect()

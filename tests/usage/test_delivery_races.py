@@ -17,7 +17,7 @@ from stripe_emulator import Emulator
 from tests.factories.usage import make_submission
 from tests.support.stripe import switchboard
 from tests.usage.conftest import report
-from usage import claiming, delivery, flush
+from usage import claiming, delivery, fence, flush
 from usage.clock import database_clock
 from usage.enums import Wire
 from usage.lifecycle import State
@@ -34,6 +34,7 @@ def test_a_row_another_worker_is_at_is_skipped_and_not_waited_for(acme, meters):
         make_submission(customer=acme, meter=meter, at=now - timedelta(minutes=age))
         for meter, age in ((meters.input, 9), (meters.calls, 8))
     )
+    fence.inspect(now)
     holds, done = threading.Event(), threading.Event()
 
     def slow_worker() -> None:

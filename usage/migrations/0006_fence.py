@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("usage", "0004_more_guards"),
+        ("usage", "0005_lanes"),
     ]
 
     operations = [
