@@ -229,6 +229,7 @@ FROM (
     SELECT due.submission_id FROM usage_submissionstate due
     JOIN usage_submission submission ON submission.id = due.submission_id
     WHERE due.next_action_at <= %(now)s AND due.state IN ('ready', 'retry', 'in_doubt')
+      AND due.wire IN ('', 'v1')
       AND (due.doubt_since IS NULL OR due.doubt_since > %(doubt_ends)s)
       AND submission.timestamp > %(too_old)s AND submission.live_mode = %(live_mode)s
       AND NOT EXISTS (

@@ -10,7 +10,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from billing import wakeups
-from usage import delivery, flush, holding, invariants
+from usage import cancelling, delivery, flush, holding, invariants
 from usage.clock import database_clock
 
 log = structlog.get_logger(__name__)
@@ -20,6 +20,8 @@ INVARIANTS_HARD_SECONDS = 270
 """Tables are read whole; still below the broker's visibility timeout."""
 FLUSH_PASS_SECONDS = 25
 """With one more run of at most 15 s it stays below the task's soft limit."""
+CANCEL_PASS_SECONDS = 5
+"""They are few, and come before the rest because Stripe takes them for a day only."""
 
 
 @shared_task(name="usage.flush_due")
@@ -43,9 +45,15 @@ def flush_due() -> None:
 
 @shared_task(name="usage.deliver_due")
 def deliver_due() -> None:
-    """Sweep and send what is due; ask for another pass when time ran out before the work."""
+    """Sweep, cancel and send what is due; ask for another pass when the time was too short."""
+    ends = time.monotonic() + settings.USAGE_DELIVERY_PASS_SECONDS
+    cancelled = cancelling.cancel_due(clock=database_clock, seconds=CANCEL_PASS_SECONDS)
+    if cancelled:
+        log.info("usage.cancelling.pass_finished", **cancelled)
     result = delivery.deliver_due(
-        clock=database_clock, seconds=settings.USAGE_DELIVERY_PASS_SECONDS
+        # What is left of the time, so that both passes and one whole call fit the soft limit.
+        clock=database_clock,
+        seconds=max(ends - time.monotonic(), 0.001),
     )
     if result.counts:
         log.info("usage.delivery.pass_finished", **result.counts)

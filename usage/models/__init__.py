@@ -5,9 +5,11 @@ from usage.models.held import HeldUsage
 from usage.models.observation import Observation
 from usage.models.replacement import Replacement
 from usage.models.submission import Attempt, Submission, SubmissionState
+from usage.models.void import Cancellation, Void
 
 __all__ = [
     "Attempt",
+    "Cancellation",
     "EventConflict",
     "FlushRun",
     "HeldUsage",
@@ -17,4 +19,5 @@ __all__ = [
     "Submission",
     "SubmissionState",
     "UsageEvent",
+    "Void",
 ]

@@ -4,7 +4,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from usage import delivery
+from usage import cancelling, delivery
 from usage.clock import database_clock
 
 
@@ -15,6 +15,9 @@ class Command(BaseCommand):
         parser.add_argument("--seconds", type=float, default=600, help="stop after so long")
 
     def handle(self, *_: Any, **options: Any) -> None:
+        cancelled = cancelling.cancel_due(clock=database_clock, seconds=options["seconds"])
+        for word, count in sorted(cancelled.items()):
+            self.stdout.write(f"{count:>9,} cancellations: {word.replace('_', ' ')}")
         result = delivery.deliver_due(clock=database_clock, seconds=options["seconds"])
         for word, count in sorted(result.counts.items()):
             self.stdout.write(f"{count:>9,} {word.replace('_', ' ')}")
