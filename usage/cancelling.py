@@ -45,6 +45,7 @@ cancelled identifier is still refused, so a stray repeat of the original must be
 ADDED = frozenset({Aggregation.SUM, Aggregation.COUNT})
 """Aggregations whose submissions Stripe adds up, so that one less is its value less."""
 NEVER = datetime.min.replace(tzinfo=UTC)
+FOLDED_OTHERWISE = "its events do not fold into it any more"
 ROWS_PER_SWEEP = 1_000
 
 
@@ -91,6 +92,8 @@ def cancel_submission(
         if obstacle:
             raise CannotCancel(submission, obstacle)
         events = _events_of(submission)
+        if not events:
+            raise CannotCancel(submission, FOLDED_OTHERWISE)
         voided = voiding.void(events, author=author, reason=reason, now=now)
         if voided.already:
             raise CannotCancel(submission, "some of its events were voided before")
@@ -105,7 +108,7 @@ def cancel_submission(
                 _mark(negative, standing.submission, author=author, reason=reason, now=now)
                 cancelled.append(standing.submission)
         if submission not in cancelled:
-            raise CannotCancel(submission, "its events do not fold into it any more")
+            raise CannotCancel(submission, FOLDED_OTHERWISE)
         return Requested(len(voided.voided), tuple(cancelled), len(negatives) - len(cancelled))
 
 
