@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from datetime import timedelta
 from decimal import Decimal
+from io import StringIO
 
 import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Permission
+from django.core.management import CommandError, call_command
 from django.db import IntegrityError, connection, transaction
+from django.utils import timezone
 
 from billing.gateway import adjustments, client, errors
 from billing.models import Case, Customer, MeterVersion, PeriodBoundary
@@ -460,3 +465,63 @@ def test_an_unknown_identifier_is_a_final_refusal(world):
             check=lambda: None,
             idempotency_key="k",
         )
+
+
+@pytest.fixture
+def sent_just_now(world, store, meters) -> Submission:
+    """The same by the database's clock, which the admin and the command go by."""
+    world.now = timezone.now()
+    store(
+        report("a", at=world.now, input_tokens=10),
+        report("b", at=world.now, input_tokens=5),
+        at=world.now,
+    )
+    flush.flush_batches(now=world.now)
+    world.deliver()
+    return Submission.objects.get(meter=meters.input)
+
+
+def test_staff_cancel_a_submission_after_saying_why(world, sent_just_now, admin_client, meters):
+    form = {"action": "cancel", "_selected_action": [sent_just_now.pk]}
+    address = "/admin/usage/submission/"
+
+    asked = admin_client.post(address, form, follow=True)
+    assert b"Cancel submissions at Stripe" in asked.content
+    assert not Void.objects.exists()
+    done = admin_client.post(address, form | {"confirmed": "yes", "reason": "wrong"}, follow=True)
+    again = admin_client.post(address, form | {"confirmed": "yes", "reason": "wrong"}, follow=True)
+
+    assert b"Voided the events of 1; Stripe is asked" in done.content
+    assert b"it has been cancelled" in again.content
+    assert LogEntry.objects.get().change_message == "Events voided, cancelled at Stripe: wrong"
+    assert cancel_due(world, seconds=60) == {"accepted": 2}
+    assert_exact(world, meters, tokens=0, calls=0)
+
+
+def test_staff_without_the_permission_cannot_cancel(sent_just_now, client, django_user_model):
+    staff = django_user_model.objects.create_user("eve", password="x", is_staff=True)
+    staff.user_permissions.add(Permission.objects.get(codename="view_submission"))
+    client.force_login(staff)
+    form = {"action": "cancel", "_selected_action": [sent_just_now.pk]}
+
+    client.post("/admin/usage/submission/", form | {"confirmed": "yes", "reason": "mine"})
+
+    assert not Void.objects.exists()
+
+
+def test_the_command_cancels_a_submission(world, sent_just_now, meters):
+    out = StringIO()
+    arguments = {"submission": sent_just_now.identifier, "reason": "wrong", "by": "ada"}
+
+    call_command("void_events", **arguments, stdout=out)
+    with pytest.raises(CommandError, match="it has been cancelled"):
+        call_command("void_events", **arguments)
+    with pytest.raises(CommandError, match="There is no submission 'nobody'"):
+        call_command("void_events", submission="nobody", reason="wrong", by="ada")
+    call_command("deliver", seconds=5, stdout=out)
+
+    assert out.getvalue().startswith(
+        "voided 2 events; Stripe is asked to cancel 2 submissions, 0 taken back by a negative meter"
+        " event\n        2 cancellations: accepted\n"
+    )
+    assert_exact(world, meters, tokens=0, calls=0)

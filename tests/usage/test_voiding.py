@@ -9,6 +9,8 @@ from decimal import Decimal
 from io import StringIO
 
 import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Permission
 from django.core.management import CommandError, call_command
 from django.db import IntegrityError, connection, connections, transaction
 from hypothesis import HealthCheck, given, settings
@@ -155,9 +157,9 @@ def test_a_void_without_author_or_reason_is_refused(store, take_back, now, autho
     [
         "UPDATE usage_void SET reason = 'another'",
         "DELETE FROM usage_void",
-        "INSERT INTO usage_void (void_event_id, original_event_id, source_id, event_id, author,"
-        " reason, created_at) SELECT 0, 0, source_id, event_id, author, ' ', created_at"
-        " FROM usage_void",
+        """INSERT INTO usage_void (void_event_id, original_event_id, source_id, event_id, author,
+           reason, created_at) SELECT 0, 0, source_id, event_id, author, ' ', created_at
+           FROM usage_void""",
     ],
 )
 def test_the_database_keeps_who_voided_and_why(store, take_back, now, statement):
@@ -530,3 +532,70 @@ def test_the_command_refuses_in_a_sentence(store, now, source, arguments, said):
         run_command(*arguments)
 
     assert not Void.objects.exists()
+
+
+def select(admin_client, *events, **form):
+    return admin_client.post(
+        "/admin/usage/usageevent/",
+        {"action": "void", "_selected_action": [event.pk for event in events], **form},
+        follow=True,
+    )
+
+
+def test_staff_void_selected_events_after_saying_why(store, admin_client, admin_user, now):
+    store(report("a", at=now), report("b", at=now), report("c", at=now))
+    a, b = (UsageEvent.objects.get(event_id=name) for name in "ab")
+
+    asked = select(admin_client, a, b)
+    assert b"Void usage events" in asked.content
+    assert not Void.objects.exists()
+    unanswered = select(admin_client, a, b, confirmed="yes", reason=" ")
+    assert b"This field is required" in unanswered.content
+    assert not Void.objects.exists()
+    done = select(admin_client, a, b, confirmed="yes", reason="a <wrong> import")
+
+    assert b"Voided 2." in done.content
+    author = admin_user.get_username()
+    assert set(Void.objects.values_list("event_id", "author", "reason")) == {
+        ("a", author, "a <wrong> import"),
+        ("b", author, "a <wrong> import"),
+    }
+    assert set(LogEntry.objects.values_list("object_repr", "change_message")) == {
+        ("a", "Voided: a <wrong> import"),
+        ("b", "Voided: a <wrong> import"),
+    }
+    again = select(admin_client, a, confirmed="yes", reason="again")
+    assert b"Voided 0. 1 had been voided before." in again.content
+    page = admin_client.get(f"/admin/usage/usageevent/{a.pk}/change/").content
+    assert f"by {author}".encode() in page
+    listed = admin_client.get("/admin/usage/void/")
+    assert b"a &lt;wrong&gt; import" in listed.content
+    assert admin_client.get("/admin/usage/void/add/").status_code == 403
+    shown = admin_client.get(f"/admin/usage/void/{Void.objects.first().pk}/change/").content
+    assert b'name="_save"' not in shown
+
+
+def test_staff_who_void_a_void_are_refused_in_a_sentence(store, take_back, admin_client, now):
+    store(report("a", at=now))
+    take_back("a")
+
+    told = select(
+        admin_client, UsageEvent.objects.get(voids__isnull=False), confirmed="yes", reason="oh"
+    )
+
+    assert b"A void stays" in told.content
+    assert Void.objects.count() == 1
+
+
+def test_staff_without_the_permission_cannot_void(store, client, django_user_model, now):
+    store(report("a", at=now))
+    staff = django_user_model.objects.create_user("eve", password="x", is_staff=True)
+    staff.user_permissions.add(Permission.objects.get(codename="view_usageevent"))
+    client.force_login(staff)
+
+    select(client, UsageEvent.objects.get(), confirmed="yes", reason="mine")
+
+    assert not Void.objects.exists()
+    staff.user_permissions.add(Permission.objects.get(codename="add_void"))
+    select(client, UsageEvent.objects.get(), confirmed="yes", reason="mine")
+    assert Void.objects.count() == 1

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
-from django.utils import timezone
 
 from billing.models import Source
 from usage import cancelling, voiding
+from usage.clock import database_clock
 from usage.models import Submission
 
 
@@ -32,10 +32,7 @@ class Command(BaseCommand):
 
     def handle(self, **options: Any) -> None:
         try:
-            if options["submission"]:
-                told = _cancel(options)
-            else:
-                told = _void(options)
+            told = _cancel(options) if options["submission"] else _void(options)
         except (voiding.VoidRefused, cancelling.CannotCancel) as refusal:
             raise CommandError(str(refusal)) from None
         self.stdout.write(told)
@@ -49,7 +46,7 @@ def _void(options: dict[str, Any]) -> str:
         [voiding.EventKey(source.pk, event_id) for event_id in _ids(options)],
         author=options["by"],
         reason=options["reason"],
-        now=timezone.now(),
+        now=database_clock(),
     )
     told = f"voided {len(answer.voided):,} event{'s' * (len(answer.voided) != 1)}"
     return told + (f"; {len(answer.already):,} had been voided before" if answer.already else "")
@@ -70,7 +67,7 @@ def _cancel(options: dict[str, Any]) -> str:
     if submission is None:
         raise CommandError(f"There is no submission {options['submission']!r}.")
     answer = cancelling.cancel_submission(
-        submission, author=options["by"], reason=options["reason"], now=timezone.now()
+        submission, author=options["by"], reason=options["reason"], now=database_clock()
     )
     return (
         f"voided {answer.event_count:,} event{'s' * (answer.event_count != 1)}; Stripe is asked to"
