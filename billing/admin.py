@@ -345,6 +345,7 @@ class ApiKeyAdmin(OperationAdmin):
 
     add_form = ApiKeyForm
     add_fields = ("source_name", "scopes", "expires_at")
+    refusals = (authentication.SourceReserved,)
     list_display = ("prefix", "source", "allows", "standing", "created_at", "expires_at")
     list_filter = ("source", ("revoked_at", admin.EmptyFieldListFilter))
     list_select_related = ("source",)

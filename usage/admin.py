@@ -20,6 +20,7 @@ from unfold.paginator import InfinitePaginator
 
 from billing.admin_base import ReadOnlyAdmin, ReadOnlyInline
 from billing.models import Customer, Source
+from usage.admin_voids import CancelsSubmissions, VoidsEvents
 from usage.enums import STATE_CHOICES
 from usage.lifecycle import State
 from usage.models import (
@@ -29,6 +30,7 @@ from usage.models import (
     HeldUsage,
     Submission,
     UsageEvent,
+    Void,
 )
 
 STATE_COLOURS = {
@@ -69,8 +71,10 @@ class Ledger(ReadOnlyAdmin):
 
 
 @admin.register(UsageEvent)
-class UsageEventAdmin(Ledger):
-    """Events as their callers reported them."""
+class UsageEventAdmin(VoidsEvents, Ledger):
+    """Events as their callers reported them, and the voids of some."""
+
+    actions = ("void",)
 
     list_display = ("event_id", "subject", "type", "source", "values", "occurred_at", "received_at")
     list_filter = ("source",)
@@ -79,7 +83,7 @@ class UsageEventAdmin(Ledger):
     search_help_text = "a whole event id, or a customer's external id"
     fieldsets = (
         (None, {"fields": ("event_id", "source", "type", "subject", "occurred_at", "data")}),
-        ("What became of it", {"fields": ("received_at", "batch", "became")}),
+        ("What became of it", {"fields": ("received_at", "batch", "became", "taken_back")}),
     )
 
     def get_search_results(
@@ -112,6 +116,33 @@ class UsageEventAdmin(Ledger):
             run__id__exact=run.pk,
             customer__external_id=event.subject,
         )
+
+    @display(description="taken back")
+    def taken_back(self, event: UsageEvent) -> str:
+        """Say who took it back and why, or which event it takes back itself."""
+        wanted = (
+            {"original_event_id": event.pk} if event.voids is None else {"void_event_id": event.pk}
+        )
+        row = Void.objects.filter(**wanted).first()
+        if row is None:
+            return "no"
+        what = "by" if event.voids is None else f"it takes back {row.event_id}, by"
+        return f"{what} {row.author}, {row.created_at:%Y-%m-%d %H:%M}: {row.reason}"
+
+
+@admin.register(Void)
+class VoidAdmin(Ledger):
+    """Events taken back: by whom, when and why."""
+
+    list_display = ("event_id", "source", "author", "reason_", "created_at")
+    list_filter = ("source",)
+    list_select_related = ("source",)
+    search_fields = ("=event_id", "=author")
+    search_help_text = "the whole id of the event taken back, or an author"
+
+    @display(description="reason")
+    def reason_(self, void: Void) -> str:
+        return void.reason[:120]
 
 
 @admin.register(EventConflict)
@@ -168,8 +199,10 @@ class StateFilter(admin.SimpleListFilter):
 
 
 @admin.register(Submission)
-class SubmissionAdmin(Ledger):
+class SubmissionAdmin(CancelsSubmissions, Ledger):
     """What was frozen for Stripe, and where each stands."""
+
+    actions = ("cancel",)
 
     list_display = (
         "identifier",

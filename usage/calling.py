@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from billing import steps
-from billing.gateway import errors, meter_event_stream, meter_events
+from billing.gateway import adjustments, errors, meter_event_stream, meter_events
 from billing.gateway.transport import NotSent
 from usage import wire
 from usage.claiming import Claim
@@ -35,7 +35,7 @@ class Verdict:
     code: str = ""
     request_id: str = ""
     next_wire: Wire | None = None
-    """What a repetition must use, where that is not what this attempt used."""
+    """What a repetition uses of what is known not to have been taken; None leaves it open."""
 
     @property
     def is_misconfigured(self) -> bool:
@@ -70,9 +70,10 @@ def call(claims: Sequence[Claim]) -> list[Ended]:
     sound = [each for each in claims if each not in changed] if changed else list(claims)
     if not sound:
         return ended
-    if sound[0].wire == Wire.V1:
-        return [*ended, *((each, _over_v1(each)) for each in sound)]
-    return [*ended, *_over_stream(sound)]
+    if sound[0].wire == Wire.STREAM:
+        return [*ended, *_over_stream(sound)]
+    alone = _over_v1 if sound[0].wire == Wire.V1 else _by_cancelling
+    return [*ended, *((each, alone(each)) for each in sound)]
 
 
 def _over_v1(claim: Claim) -> Verdict:
@@ -89,6 +90,27 @@ def _over_v1(claim: Claim) -> Verdict:
         return _failed(error, Outcome.REJECTED, _refused(claim))
     except errors.GatewayError as error:
         return _put_off(error)
+    outcome = Outcome.DUPLICATE if receipt.is_duplicate else Outcome.ACCEPTED
+    return Verdict(outcome, State.ACCEPTED, request_id=receipt.request_id)
+
+
+def _by_cancelling(claim: Claim) -> Verdict:
+    try:
+        with steps.call("usage.delivery.cancel"):
+            receipt = adjustments.cancel(
+                event_name=json.loads(claim.payload)["event_name"],
+                identifier=claim.cancels,
+                check=_lease_of(claim),
+                idempotency_key=meter_events.new_idempotency_key(),
+            )
+    except errors.Rejected as error:
+        if claim.doubt_since is not None:
+            # It says nothing of an earlier attempt, which may have been done.
+            return _failed(error, Outcome.REJECTED, State.UNPROVEN)
+        # It cannot be had, so a negative meter event does the same.
+        return _failed(error, Outcome.NOT_ACCEPTED, State.RETRY)
+    except errors.GatewayError as error:
+        return _put_off(error, next_wire=Wire.CANCEL)
     outcome = Outcome.DUPLICATE if receipt.is_duplicate else Outcome.ACCEPTED
     return Verdict(outcome, State.ACCEPTED, request_id=receipt.request_id)
 
@@ -113,12 +135,11 @@ def _over_stream(claims: Sequence[Claim]) -> list[Ended]:
     return [(each, verdict) for each in claims]
 
 
-def _put_off(error: errors.GatewayError) -> Verdict:
+def _put_off(error: errors.GatewayError, *, next_wire: Wire | None = None) -> Verdict:
     """Return the verdict of a call that decided nothing: retry, or a doubt."""
-    if isinstance(error, errors.NotAccepted):
-        return _failed(error, Outcome.NOT_ACCEPTED, State.RETRY)
-    if isinstance(error, errors.Misconfigured):
-        return _failed(error, Outcome.NOT_ACCEPTED, State.RETRY, code=MISCONFIGURED)
+    if isinstance(error, errors.NotAccepted | errors.Misconfigured):
+        code = MISCONFIGURED if isinstance(error, errors.Misconfigured) else ""
+        return _failed(error, Outcome.NOT_ACCEPTED, State.RETRY, code=code, next_wire=next_wire)
     return _failed(error, Outcome.UNKNOWN, State.IN_DOUBT)
 
 

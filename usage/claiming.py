@@ -42,6 +42,8 @@ class Claim:
     doubt_since: datetime | None
     lease_ends: float
     """On the monotonic clock, which no time server turns back."""
+    cancels: str = ""
+    """Identifier of the submission that is to be cancelled, when it goes over that wire."""
 
 
 _MAY_GO = """
@@ -87,6 +89,18 @@ _TAKE = {
         LIMIT %(limit)s
         FOR UPDATE OF due SKIP LOCKED
     )""",  # noqa: S608 - put together of this module's own texts
+    Wire.CANCEL: f"""
+    taken AS MATERIALIZED (
+        SELECT due.submission_id
+        FROM usage_submissionstate due
+        JOIN usage_submission submission ON submission.id = due.submission_id
+        JOIN billing_meter meter ON meter.id = due.meter_id
+        JOIN usage_cancellation cancellation ON cancellation.submission_id = due.submission_id
+        WHERE {_MAY_GO} AND cancellation.possible_until > %(now)s
+        ORDER BY due.next_action_at, due.submission_id
+        LIMIT %(limit)s
+        FOR UPDATE OF due SKIP LOCKED
+    )""",  # noqa: S608 - put together of this module's own texts
     Wire.STREAM: f"""
     taken AS MATERIALIZED (
         SELECT due.submission_id
@@ -112,7 +126,10 @@ WITH {take}, claimed AS (
     SELECT submission_id, attempt_count, %(wire)s, %(now)s, '', '', '' FROM claimed
 )
 SELECT submission.id, submission.identifier, submission.payload, submission.payload_hash,
-       submission.value, submission.meter_id, claimed.attempt_count, claimed.doubt_since
+       submission.value, submission.meter_id, claimed.attempt_count, claimed.doubt_since,
+       coalesce((SELECT original.identifier FROM usage_cancellation cancellation
+                 JOIN usage_submission original ON original.id = cancellation.original_id
+                 WHERE %(wire)s = 'cancel' AND cancellation.submission_id = submission.id), '')
 FROM claimed JOIN usage_submission submission ON submission.id = claimed.submission_id
 ORDER BY submission.id
 """
@@ -168,6 +185,7 @@ def claim(*, clock: Clock, stored_wire: str, wire: Wire, limit: int) -> Sequence
             started_at=now,
             doubt_since=doubt_since,
             lease_ends=lease_ends,
+            cancels=cancels,
         )
         for (
             submission_id,
@@ -178,6 +196,7 @@ def claim(*, clock: Clock, stored_wire: str, wire: Wire, limit: int) -> Sequence
             meter_id,
             attempt_number,
             doubt_since,
+            cancels,
         ) in rows
     ]
 

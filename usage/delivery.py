@@ -20,7 +20,7 @@ from billing import cases, rate_limits, steps
 from billing.enums import CaseKind, Endpoint
 from billing.gateway import errors, meter_event_stream
 from billing.gateway.meter_event_stream import EVENTS_PER_REQUEST
-from usage import fence, health
+from usage import cancelling, fence, health
 from usage.claiming import claim, waiting
 from usage.clock import Clock
 from usage.enums import Wire
@@ -72,7 +72,7 @@ def deliver_due(*, clock: Clock, seconds: float | None = None) -> PassResult:
     """
     ends = time.monotonic() + (seconds or settings.USAGE_DELIVERY_PASS_SECONDS)
     now = clock()
-    counts = sweep(now=now)
+    counts = sweep(now=now) + cancelling.sweep(now=now)
     if not fence.inspect(now):
         log.warning("usage.delivery.fence_closed")
         return PassResult(counts, ran_out_of_time=False)
@@ -102,6 +102,8 @@ def _lanes(*, now: datetime) -> Sequence[Lane]:
         and _stream_is_open(now=now)
     )
     return (
+        # Stripe takes these for a day only.
+        Lane(Wire.CANCEL, Wire.CANCEL),
         Lane(Wire.V1, Wire.V1),
         Lane(Wire.STREAM, Wire.STREAM),
         Lane("", Wire.STREAM if use_stream else Wire.V1),
@@ -130,9 +132,13 @@ def _stream_is_open(*, now: datetime) -> bool:
 
 _CALLS = {
     Wire.V1: (Endpoint.METER_EVENTS, 1),
+    Wire.CANCEL: (Endpoint.READS, 1),
     Wire.STREAM: (Endpoint.STREAM, EVENTS_PER_REQUEST),
 }
-"""The limit that calls of a wire count to, and how many submissions go into one."""
+"""The limit that calls of a wire count to, and how many submissions go into one.
+
+Cancellations have no limit of their own at Stripe and count to that of any other endpoint.
+"""
 
 
 @dataclass(frozen=True, slots=True)

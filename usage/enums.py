@@ -18,10 +18,11 @@ class Outcome(models.TextChoices):
 
 
 class Wire(models.TextChoices):
-    """Which of Stripe's two ways in a submission goes."""
+    """Which way to Stripe a submission goes."""
 
     V1 = "v1", "v1, one event a call"
     STREAM = "stream", "v2 stream"
+    CANCEL = "cancel", "cancellation of the original"
 
 
 class ReplacementKind(models.TextChoices):

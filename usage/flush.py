@@ -7,7 +7,7 @@ be claimed. Sending is `delivery`'s.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -73,8 +73,12 @@ def flush_batches(*, now: datetime, event_limit: int | None = None) -> FlushResu
     """
     with transaction.atomic():
         batches = _claimable(event_limit or settings.USAGE_FLUSH_EVENTS)
-        if not batches:
-            return FlushResult()
+        return fold_batches(batches, now=now) if batches else FlushResult()
+
+
+def fold_batches(batches: Sequence[tuple[int, int]], *, now: datetime) -> FlushResult:
+    """Make one run of `batches`, each its id and event count, which the caller has locked."""
+    with transaction.atomic():
         # All of them: an event may wait for long, and what no version reads is in no book.
         versions = sorted(MeterVersion.objects.values_list("pk", flat=True))
         run = FlushRun.objects.create(

@@ -55,6 +55,7 @@ WITH cuts AS (
     GROUP BY 1, 2
 ), located AS (
     SELECT event.type, event.subject, event.occurred_at, event.data,
+           CASE WHEN event.voids IS NULL THEN 1 ELSE -1 END AS sign,
            customer.id AS customer_id, customer.stripe_customer_id,
            date_trunc('hour', event.occurred_at, 'UTC') AS window_start
     FROM usage_usageevent event
@@ -73,7 +74,7 @@ WITH cuts AS (
 SELECT segmented.subject, segmented.customer_id, segmented.stripe_customer_id,
        meter.id, meter.event_name, meter.stripe_meter_id IS NOT NULL,
        window_start, segment_start, count(*),
-       sum(CASE meter.aggregation
+       sum(sign * CASE meter.aggregation
            WHEN 'count' THEN 1
            ELSE coalesce((data ->> version.value_property)::numeric, 0) * 10::numeric ^ meter.scale
        END)::numeric(40, 0),
@@ -86,7 +87,7 @@ JOIN billing_meterversion version
 JOIN billing_meter meter ON meter.id = version.meter_id
 GROUP BY 1, 2, 3, 4, 5, 6, 7, 8
 -- A total of 0 adds nothing to a bill: there is nothing to send and nothing to hold.
-HAVING sum(CASE meter.aggregation
+HAVING sum(sign * CASE meter.aggregation
            WHEN 'count' THEN 1 ELSE coalesce((data ->> version.value_property)::numeric, 0)
        END) <> 0
 ORDER BY 1, 4, 8

@@ -84,7 +84,8 @@ INVARIANTS = (
         WITH reported AS (
             SELECT batch.run_id, event.subject, version.meter_id,
                    date_trunc('hour', event.occurred_at, 'UTC') AS hour,
-                   sum(CASE meter.aggregation WHEN 'count' THEN 1
+                   sum(CASE WHEN event.voids IS NULL THEN 1 ELSE -1 END
+                       * CASE meter.aggregation WHEN 'count' THEN 1
                        ELSE coalesce((event.data ->> version.value_property)::numeric, 0)
                             * ('1e' || meter.scale)::numeric END) AS units
             FROM usage_usageevent event
@@ -228,6 +229,21 @@ INVARIANTS = (
                   SELECT coalesce(attempt.finished_at, attempt.started_at)
                   FROM usage_attempt attempt WHERE attempt.submission_id = submission.id)
         )
+        """,
+    ),
+    Invariant(
+        "I21",
+        "What takes an event back is the same usage with an author and a reason.",
+        """
+        SELECT 'event ' || coalesce(negative.event_id, void.event_id)
+        FROM (SELECT * FROM usage_usageevent WHERE voids IS NOT NULL) AS negative
+        FULL JOIN usage_void void ON void.void_event_id = negative.id
+        LEFT JOIN usage_usageevent original ON original.id = negative.voids
+        WHERE void.id IS NULL OR negative.id IS NULL OR original.id IS NULL
+           OR negative.voids <> void.original_event_id OR original.voids IS NOT NULL
+           OR (negative.type, negative.subject, negative.occurred_at, negative.data)
+              IS DISTINCT FROM
+              (original.type, original.subject, original.occurred_at, original.data)
         """,
     ),
 )

@@ -18,7 +18,8 @@ from usage.lifecycle import State
 class MeterBooks:
     """One meter's books, exact, in its smallest unit (10^-`scale` of `unit`).
 
-    `recorded` is summed from the events themselves, everything else from where they went.
+    `recorded` is summed from the events themselves, void ones with sign -1, everything else from
+    where they went. `voided` is what the void ones took back, a positive figure within `recorded`.
     """
 
     meter_id: int
@@ -27,6 +28,7 @@ class MeterBooks:
     scale: int
     event_count: int = 0
     recorded: Decimal = Decimal(0)
+    voided: Decimal = Decimal(0)
     unflushed: Decimal = Decimal(0)
     held: Decimal = Decimal(0)
     states: Mapping[State, Decimal] = field(
@@ -71,10 +73,10 @@ WITH recorded AS (
                 WHEN held.id IS NOT NULL THEN 'held'
                 ELSE 'flushed' END AS place,
            count(*) AS events,
-           trim_scale(sum(CASE WHEN meter.aggregation = 'count' THEN 1
-               ELSE coalesce((event.data ->> version.value_property)::numeric, 0)
-                    * ('1e' || meter.scale)::numeric
-           END)) AS quantity
+           trim_scale(sum(CASE WHEN event.voids IS NULL THEN units.reported
+                          ELSE -units.reported END)) AS quantity,
+           trim_scale(coalesce(sum(units.reported) FILTER (WHERE event.voids IS NOT NULL), 0))
+               AS voided
     FROM usage_usageevent event
     JOIN usage_ingestbatch batch ON batch.id = event.batch_id
     LEFT JOIN usage_flushrun run ON run.id = batch.run_id
@@ -84,6 +86,11 @@ WITH recorded AS (
      AND (version.effective_until IS NULL OR event.occurred_at < version.effective_until)
      AND (run.id IS NULL OR version.id = ANY(run.meter_versions))
     JOIN billing_meter meter ON meter.id = version.meter_id
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN meter.aggregation = 'count' THEN 1
+               ELSE coalesce((event.data ->> version.value_property)::numeric, 0)
+                    * ('1e' || meter.scale)::numeric END AS reported
+    ) AS units
     LEFT JOIN usage_heldusage held
       ON held.released_at IS NULL
      AND held.run_id = batch.run_id
@@ -94,21 +101,21 @@ WITH recorded AS (
     GROUP BY 1, 2
 ), submitted AS (
     SELECT submission.meter_id, standing.state AS place, 0 AS events,
-           sum(submission.value) AS quantity
+           sum(submission.value) AS quantity, 0 AS voided
     FROM usage_submission submission
     JOIN usage_submissionstate standing ON standing.submission_id = submission.id
     JOIN billing_customer customer ON customer.id = submission.customer_id
     WHERE %(customer)s::text IS NULL OR customer.external_id = %(customer)s
     GROUP BY 1, 2
 )
-SELECT meter_id, true, place, events, quantity FROM recorded
+SELECT meter_id, true, place, events, quantity, voided FROM recorded
 UNION ALL
-SELECT meter_id, false, place, events, quantity FROM submitted
+SELECT meter_id, false, place, events, quantity, voided FROM submitted
 UNION ALL
-SELECT NULL, true, 'stored', count(*), 0 FROM usage_usageevent event
+SELECT NULL, true, 'stored', count(*), 0, 0 FROM usage_usageevent event
 WHERE %(customer)s::text IS NULL OR event.subject = %(customer)s
 UNION ALL
-SELECT id, false, 'meter', 0, 0 FROM billing_meter
+SELECT id, false, 'meter', 0, 0, 0 FROM billing_meter
 """
 """One statement, hence one snapshot, in whatever transaction it runs."""
 
@@ -123,19 +130,25 @@ def books(*, customer: str | None = None) -> Books:
         # Minutes on a large table are fine here, and shorter than anything that waits for it.
         cursor.execute("SET LOCAL statement_timeout = 0")
         cursor.execute(_BOOKS, {"customer": customer})
-        rows: list[tuple[int | None, bool, str, int, Decimal]] = cursor.fetchall()
-    event_count = next(events for meter_id, _, _, events, _ in rows if meter_id is None)
+        rows: list[tuple[int | None, bool, str, int, Decimal, Decimal]] = cursor.fetchall()
+    event_count = next(events for meter_id, _, _, events, _, _ in rows if meter_id is None)
     places: dict[int, dict[str, Any]] = {}
-    for meter_id, is_event, place, events, quantity in rows:
+    for meter_id, is_event, place, events, quantity, voided in rows:
         if meter_id is None:
             continue
         meter = places.setdefault(
             meter_id,
-            {"event_count": 0, "recorded": Decimal(0), "states": dict.fromkeys(State, Decimal(0))},
+            {
+                "event_count": 0,
+                "recorded": Decimal(0),
+                "voided": Decimal(0),
+                "states": dict.fromkeys(State, Decimal(0)),
+            },
         )
         if is_event:
             meter["event_count"] += events
             meter["recorded"] += quantity
+            meter["voided"] += voided
             if place != "flushed":
                 meter[place] = quantity
         elif place != "meter":

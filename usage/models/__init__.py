@@ -6,9 +6,11 @@ from usage.models.held import HeldUsage
 from usage.models.observation import Observation
 from usage.models.replacement import Replacement
 from usage.models.submission import Attempt, Submission, SubmissionState
+from usage.models.void import Cancellation, Void
 
 __all__ = [
     "Attempt",
+    "Cancellation",
     "EventConflict",
     "Fence",
     "FlushRun",
@@ -19,4 +21,5 @@ __all__ = [
     "Submission",
     "SubmissionState",
     "UsageEvent",
+    "Void",
 ]
