@@ -12,14 +12,23 @@ from django.conf import settings
 from usage import wire
 from usage.folding import FoldedCell
 from usage.lifecycle import State
-from usage.models import FlushRun, Submission, SubmissionState
+from usage.models import FlushRun, Replacement, Submission, SubmissionState
 from usage.quantities import split
 
 
-def freeze(run: FlushRun, cells: Iterable[FoldedCell], *, now: datetime) -> int:
-    """Write the cells' submissions, payload and identifier included; return how many."""
+def freeze(
+    run: FlushRun,
+    cells: Iterable[FoldedCell],
+    *,
+    now: datetime,
+    replaces: Replacement | None = None,
+) -> int:
+    """Write the cells' submissions, payload and identifier included; return how many.
+
+    `replaces` is the decision they stand in for, None for what the run itself folded.
+    """
     submissions = [
-        _submission(run, cell, part=part, value=value, now=now)
+        _submission(run, cell, part=part, value=value, now=now, replaces=replaces)
         for cell in cells
         for part, value in enumerate(split(cell.quantity))
     ]
@@ -41,8 +50,14 @@ def freeze(run: FlushRun, cells: Iterable[FoldedCell], *, now: datetime) -> int:
     return len(submissions)
 
 
-def _submission(
-    run: FlushRun, cell: FoldedCell, *, part: int, value: Decimal, now: datetime
+def _submission(  # noqa: PLR0913 - the parts of a frozen row
+    run: FlushRun,
+    cell: FoldedCell,
+    *,
+    part: int,
+    value: Decimal,
+    now: datetime,
+    replaces: Replacement | None,
 ) -> Submission:
     # Random, so that it says nothing of the customer; stored, so that every attempt repeats it.
     identifier = str(uuid.uuid4())
@@ -72,5 +87,6 @@ def _submission(
         payload=payload,
         payload_hash=wire.fingerprint(payload),
         live_mode=settings.STRIPE_LIVE_MODE,
+        replaces=replaces,
         created_at=now,
     )
