@@ -27,6 +27,7 @@ from usage.models import HeldUsage, Replacement, Submission, SubmissionState
 
 log = structlog.get_logger(__name__)
 
+_UNASKED = f"interval '{periods.UNASKED.total_seconds():.0f} seconds'"
 MAY_BE_SENT = f"""
 NOT EXISTS (
     SELECT FROM billing_periodboundary boundary
@@ -34,7 +35,7 @@ NOT EXISTS (
       AND boundary.at > submission.segment_start AND boundary.at <= %(now)s
       AND CASE WHEN boundary.at > submission.timestamp
           THEN boundary.closed_at IS NOT NULL
-               OR (boundary.at <= %(now)s - interval '{periods.UNASKED.total_seconds():.0f} seconds'
+               OR (boundary.at <= %(now)s::timestamptz - {_UNASKED}
                    AND (boundary.open_until IS NULL OR boundary.open_until <= %(now)s))
           ELSE boundary.recut_at IS NULL END
 )
