@@ -27,6 +27,7 @@ from usage import wire
 from usage.backoff import delay
 from usage.clock import Clock
 from usage.enums import Outcome, Wire
+from usage.lateness import MAY_BE_SENT
 from usage.lifecycle import State
 from usage.models import Attempt, Submission, SubmissionState
 
@@ -221,7 +222,7 @@ def _open_case(submission: Submission, *, kind: CaseKind, reason: str, now: date
     )
 
 
-CLAIM = """
+CLAIM = f"""
 UPDATE usage_submissionstate standing
 SET state = 'sending', wire = 'v1', attempt_count = standing.attempt_count + 1, lease_until = %(lease_until)s,
     next_action_at = %(lease_until)s, changed_at = %(now)s
@@ -231,6 +232,7 @@ FROM (
     WHERE due.next_action_at <= %(now)s AND due.state IN ('ready', 'retry', 'in_doubt')
       AND (due.doubt_since IS NULL OR due.doubt_since > %(doubt_ends)s)
       AND submission.timestamp > %(too_old)s AND submission.live_mode = %(live_mode)s
+      AND {MAY_BE_SENT}
       AND NOT EXISTS (
           SELECT FROM usage_submissionstate flying
           WHERE flying.customer_id = due.customer_id AND flying.meter_id = due.meter_id
