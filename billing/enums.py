@@ -42,6 +42,8 @@ class CaseKind(models.TextChoices):
     UNPROVEN = "unproven", "outcome unknown for longer than Stripe remembers"
     EXPIRED = "expired", "too old for Stripe to take"
     HELD = "held", "usage is held"
+    LATE = "late", "usage of a period whose invoice is final"
+    BOUNDARY = "boundary", "usage was sent across a billing-period boundary"
     DISCREPANCY = "discrepancy", "Stripe's books differ from ours"
     INVARIANT = "invariant", "our own tables contradict each other"
     WEBHOOK = "webhook", "a webhook cannot be handled"

@@ -19,6 +19,7 @@ from billing import steps
 from usage import fence
 from usage.clock import Clock
 from usage.enums import Wire
+from usage.lateness import MAY_BE_SENT
 
 STRIPE_ACCEPTS_DAYS = 34.5
 """Stripe refuses a timestamp 35 days old; half a day is left for the call and its repetitions."""
@@ -46,11 +47,12 @@ class Claim:
     """Identifier of the submission that is to be cancelled, when it goes over that wire."""
 
 
-_MAY_GO = """
+_MAY_GO = f"""
       due.next_action_at <= %(now)s AND due.state IN ('ready', 'retry', 'in_doubt')
       AND due.wire = %(stored_wire)s
       AND (due.doubt_since IS NULL OR due.doubt_since > %(doubt_ends)s)
       AND submission.timestamp > %(too_old)s AND submission.live_mode = %(live_mode)s
+      AND {MAY_BE_SENT}
       -- While Stripe's total must decide about an hour, nothing is added to it (F88: derived from
       -- the rows, since a stored flag could outlive its cause).
       AND NOT EXISTS (

@@ -18,7 +18,7 @@ from psycopg.errors import QueryCanceled
 
 from billing.models import MeterVersion
 from usage.clock import Clock
-from usage.folding import fold
+from usage.folding import fold, share_boundaries
 from usage.freezing import freeze
 from usage.holding import hold
 from usage.models import FlushRun, IngestBatch
@@ -72,6 +72,7 @@ def flush_batches(*, now: datetime, event_limit: int | None = None) -> FlushResu
     batch another run holds is skipped. Usage that cannot be sent becomes a held row with a reason.
     """
     with transaction.atomic():
+        share_boundaries()
         batches = _claimable(event_limit or settings.USAGE_FLUSH_EVENTS)
         return fold_batches(batches, now=now) if batches else FlushResult()
 

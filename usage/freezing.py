@@ -25,10 +25,10 @@ def freeze(
 ) -> int:
     """Write the cells' submissions, payload and identifier included; return how many.
 
-    `replaces` is the decision they stand in for, if they are not what a run folded.
+    `replaces` is the decision they stand in for, None for what the run itself folded.
     """
     submissions = [
-        _submission(run, cell, part=part, value=value, now=now)
+        _submission(run, cell, part=part, value=value, now=now, replaces=replaces)
         for cell in cells
         for part, value in enumerate(split(cell.quantity))
     ]
@@ -52,8 +52,14 @@ def freeze(
     return len(submissions)
 
 
-def _submission(
-    run: FlushRun, cell: FoldedCell, *, part: int, value: Decimal, now: datetime
+def _submission(  # noqa: PLR0913 - the parts of a frozen row
+    run: FlushRun,
+    cell: FoldedCell,
+    *,
+    part: int,
+    value: Decimal,
+    now: datetime,
+    replaces: Replacement | None,
 ) -> Submission:
     # Random, so that it says nothing of the customer; stored, so that every attempt repeats it.
     identifier = str(uuid.uuid4())
@@ -83,5 +89,6 @@ def _submission(
         payload=payload,
         payload_hash=wire.fingerprint(payload),
         live_mode=settings.STRIPE_LIVE_MODE,
+        replaces=replaces,
         created_at=now,
     )

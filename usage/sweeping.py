@@ -11,6 +11,7 @@ from django.db.models import QuerySet
 
 from billing import cases, steps
 from billing.enums import CaseKind
+from usage import lateness
 from usage.claiming import STRIPE_ACCEPTS_DAYS
 from usage.lifecycle import State
 from usage.models import SubmissionState
@@ -70,6 +71,8 @@ def sweep(*, now: datetime) -> Counter[str]:
             reason="too old for Stripe to take",
             now=now,
         )
+    late = lateness.hold_late(now=now)
+    counts["late"], counts["unproven"] = late.held_count, counts["unproven"] + late.unproven_count
     return +counts
 
 

@@ -107,7 +107,12 @@ class SubscriptionState:
 
 @dataclass(frozen=True, slots=True)
 class InvoiceState:
-    """An invoice as Stripe had it at some moment after `asked_at`; `total` in minor units."""
+    """An invoice as Stripe had it at some moment after `asked_at`; `total` in minor units.
+
+    `period_start` and `period_end` are the invoice's own. `ended_periods` are the ends of the
+    billing periods whose usage it bills, in order: what was used just before one of them is on
+    this invoice or, once that is final, on none.
+    """
 
     id: str
     customer_id: str
@@ -116,9 +121,18 @@ class InvoiceState:
     status: str
     currency: str
     total: int
+    period_start: datetime
+    period_end: datetime
+    ended_periods: tuple[datetime, ...]
     automatically_finalizes_at: datetime | None
+    finalized_at: datetime | None
     created_at: datetime
     asked_at: datetime
+
+    @property
+    def is_final(self) -> bool:
+        """Whether Stripe reads usage for it no more. A draft is counted again when it is final."""
+        return self.status != "draft"
 
 
 @dataclass(frozen=True, slots=True)
