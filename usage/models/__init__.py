@@ -1,5 +1,6 @@
 """Usage's tables: facts that are only inserted, and the small rows that move."""
 
+from usage.models.error_report import ErrorReport, ErrorReportSample, ErrorReportType
 from usage.models.event import EventConflict, FlushRun, IngestBatch, UsageEvent
 from usage.models.held import HeldUsage
 from usage.models.observation import Observation
@@ -8,6 +9,9 @@ from usage.models.submission import Attempt, Submission, SubmissionState
 
 __all__ = [
     "Attempt",
+    "ErrorReport",
+    "ErrorReportSample",
+    "ErrorReportType",
     "EventConflict",
     "FlushRun",
     "HeldUsage",
