@@ -12,8 +12,10 @@ import pytest
 import stripe as sdk
 import time_machine
 from django.db import IntegrityError, connection, connections, transaction
+from django.urls import reverse
 
-from billing.enums import WebhookState
+from billing.cases import open_case
+from billing.enums import CaseKind, WebhookState
 from billing.gateway import values
 from billing.gateway.client import connection as stripe
 from billing.models import Case, Customer, Meter, WebhookEvent
@@ -36,7 +38,7 @@ from usage.report_invariants import REPORT_INVARIANTS
 pytestmark = pytest.mark.integration
 
 THIN = "/webhooks/stripe/thin"
-EVENTS = "/v2/core/events"
+EVENTS = "/v2/core/events/*"
 INVALID = "meter_event_invalid_value"
 
 
@@ -294,29 +296,20 @@ def test_reports_shuffled_doubled_and_forged_end_in_the_same_state(account, seed
 
 def test_a_meter_that_stripe_does_not_find_is_a_persons_matter(account):
     lost = account.row(5)
-    payload = json.loads(lost.payload) | {"event_name": "nothing"}
-    account.stream(lost, bad=[lost])
-    account.world.advance(seconds=10)
-    account.emulator.pop_deliveries()
-    move(lost, State.UNPROVEN, at=account.world.now)
-    other = account.row(6)
-    move(other, State.SENDING, at=account.world.now)
-    move(other, State.ACCEPTED, at=account.world.now)
+    move(lost, State.SENDING, at=account.world.now)
+    event = json.loads(lost.payload)
+    event |= {"event_name": "nothing", "timestamp": lost.timestamp.isoformat()}
     session = stripe().v2.billing.meter_event_session.create()
     stripe().v2.billing.meter_event_stream.create(
-        {
-            "events": [
-                payload | {"identifier": other.identifier, "timestamp": other.timestamp.isoformat()}
-            ]
-        },
-        {"api_key": session.authentication_token},
+        {"events": [event]}, {"api_key": session.authentication_token}
     )
+    move(lost, State.ACCEPTED, at=account.world.now)
     account.world.advance(seconds=10)
     account.deliver()
 
     assert account.handle().processed == 1
 
-    assert states(lost, other) == ["unproven", "rejected"]
+    assert states(lost) == ["rejected"]
     report = ErrorReport.objects.get()
     assert (report.type, report.meter) == ("v1.billing.meter.no_meter_found", None)
     case = Case.objects.get(kind="misconfigured")
@@ -728,3 +721,42 @@ def test_two_workers_with_one_report_record_it_once(transactional_db, made, now)
     assert answers == [True] * 4
     assert (ErrorReport.objects.count(), ErrorReportSample.objects.count()) == (1, 1)
     assert (states(submission), Case.objects.count()) == (["rejected"], 1)
+
+
+# --- in the admin ---------------------------------------------------------------------------------
+
+
+def address(name, page="changelist", *args):
+    return reverse(f"admin:{name}_{page}", args=args)
+
+
+def test_the_admin_leads_from_a_case_to_the_report_and_back(admin_client, made, now):
+    named, plain = made(State.ACCEPTED), made(State.UNPROVEN)
+    rejections.record(reported(now, named.identifier, "theirs", count=1_500), now=now)
+    open_case(kind=CaseKind.UNPROVEN, reference=plain.identifier, reason="?", deadline_at=now)
+    report = ErrorReport.objects.get()
+    cases = {case.reference: case for case in Case.objects.all()}
+
+    shown = {
+        reference: admin_client.get(address("billing_case", "change", case.pk)).content.decode()
+        for reference, case in cases.items()
+    }
+    listed = admin_client.get(address("usage_errorreport"), {"q": named.identifier})
+    page = admin_client.get(address("usage_errorreport", "change", report.pk)).content.decode()
+
+    to_report = f"{address('usage_errorreport')}?q={named.identifier}"
+    assert to_report in shown[named.identifier]
+    assert address("usage_errorreport") + "?q=" not in shown[plain.identifier]
+    assert f"{address('usage_submission')}?q={plain.identifier}" in shown[plain.identifier]
+    assert "1,498" in listed.content.decode()
+    assert f"{address('usage_submission')}?q={named.identifier}" in page
+    assert "theirs" in page
+    assert 'name="_save"' not in page
+    other = admin_client.get(address("usage_errorreport"), {"q": plain.identifier})
+    assert "evt_1" not in other.content.decode()
+    for state, is_listed in (("open", True), ("closed", False)):
+        found = admin_client.get(address("usage_errorreport"), {"state": state}).content.decode()
+        assert ("evt_1" in found) is is_listed
+    assert admin_client.get(address("usage_errorreport", "add")).status_code == 403
+    delete = address("usage_errorreport", "delete", report.pk)
+    assert admin_client.post(delete).status_code == 403
