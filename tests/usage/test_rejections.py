@@ -723,6 +723,34 @@ def test_two_workers_with_one_report_record_it_once(transactional_db, made, now)
     assert (states(submission), Case.objects.count()) == (["rejected"], 1)
 
 
+@pytest.mark.postgres
+@pytest.mark.django_db(transaction=True)
+def test_a_call_that_begins_while_a_report_waits_for_its_row_is_waited_for(
+    transactional_db, made, now
+):
+    doubtful = made(State.IN_DOUBT)
+    raised = []
+
+    def worker() -> None:
+        try:
+            rejections.record(reported(now, doubtful.identifier), now=now)
+        except rejections.StillSending as waits:
+            raised.append(waits)
+        connections.close_all()
+
+    with transaction.atomic():
+        SubmissionState.objects.select_for_update().get(pk=doubtful.pk)
+        thread = threading.Thread(target=worker)
+        thread.start()
+        thread.join(timeout=0.5)
+        assert thread.is_alive()
+        move(doubtful, State.SENDING, at=now)
+    thread.join()
+
+    assert len(raised) == 1
+    assert (states(doubtful), ErrorReport.objects.count()) == (["sending"], 0)
+
+
 # --- in the admin ---------------------------------------------------------------------------------
 
 
