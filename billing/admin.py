@@ -21,7 +21,7 @@ from unfold.paginator import InfinitePaginator
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget, UnfoldAdminTextInputWidget
 
 from billing import authentication, cases
-from billing.admin_base import Admin, OperationAdmin, ReadOnlyAdmin, ReadOnlyInline
+from billing.admin_base import CASE_LINKS, Admin, OperationAdmin, ReadOnlyAdmin, ReadOnlyInline
 from billing.catalogue.amounts import minor, text
 from billing.customers import CustomerConflict, CustomerRefused, create_customer
 from billing.enums import CaseKind, Scope, WebhookState
@@ -434,13 +434,14 @@ class CaseAdmin(Admin):
         "kind",
         "reference",
         "reason",
+        "see",
         "quantity_",
         "opened_at",
         "deadline_at",
         "closed_at",
     )
     fieldsets = (
-        (None, {"fields": ("kind", "reference", "reason", "quantity_")}),
+        (None, {"fields": ("kind", "reference", "reason", "see", "quantity_")}),
         (None, {"fields": (("opened_at", "deadline_at", "closed_at"),)}),
         (
             "Your part",
@@ -471,6 +472,12 @@ class CaseAdmin(Admin):
     @display(description="kind", ordering="kind")
     def about(self, case: Case) -> str:
         return case.get_kind_display()
+
+    @display(description="see")
+    def see(self, case: Case) -> str:
+        """Link to what the case is about."""
+        links = [(link,) for make in CASE_LINKS[CaseKind(case.kind)] if (link := make(case))]
+        return format_html_join(", ", "{}", links) or "-"
 
     @display(description="units", ordering="quantity")
     def quantity_(self, case: Case) -> str:

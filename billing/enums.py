@@ -48,6 +48,8 @@ class CaseKind(models.TextChoices):
     INVARIANT = "invariant", "our own tables contradict each other"
     WEBHOOK = "webhook", "a webhook cannot be handled"
     MISCONFIGURED = "misconfigured", "Stripe refuses our key or our set-up"
+    ERROR_REPORT = "error_report", "an error report of Stripe's is not cleared up"
+    AGEING = "ageing", "usage grows old before Stripe has counted it"
     QUARANTINE = "quarantine", "sending is stopped: the database is not the one it was"
     METER = "meter", "Stripe's meter cannot take what we would send"
 

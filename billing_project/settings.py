@@ -151,6 +151,11 @@ UNFOLD = {
                         "icon": "pan_tool",
                         "link": reverse_lazy("admin:usage_heldusage_changelist"),
                     },
+                    {
+                        "title": "Error reports",
+                        "icon": "report",
+                        "link": reverse_lazy("admin:usage_errorreport_changelist"),
+                    },
                 ],
             },
             {

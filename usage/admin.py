@@ -13,18 +13,22 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.formats import number_format
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.timesince import timesince
 from unfold.decorators import display
 from unfold.paginator import InfinitePaginator
 
-from billing.admin_base import ReadOnlyAdmin, ReadOnlyInline
-from billing.models import Customer, Source
+from billing.admin_base import CASE_LINKS, ReadOnlyAdmin, ReadOnlyInline
+from billing.enums import CaseKind
+from billing.models import Case, Customer, Source
 from usage.admin_voids import CancelsSubmissions, VoidsEvents
 from usage.enums import STATE_CHOICES
 from usage.lifecycle import State
 from usage.models import (
     Attempt,
+    ErrorReport,
+    ErrorReportSample,
+    ErrorReportType,
     EventConflict,
     FlushRun,
     HeldUsage,
@@ -318,3 +322,127 @@ class HeldUsageAdmin(Ledger):
     @display(description="held for")
     def held_for(self, held: HeldUsage) -> str:
         return timesince(held.held_at, held.released_at or timezone.now() + timedelta(seconds=1))
+
+
+class OpenReportFilter(admin.SimpleListFilter):
+    """Reports whose unsampled rest is still looked for, or that are closed."""
+
+    title = "state"
+    parameter_name = "state"
+
+    def lookups(self, _request: HttpRequest, _admin: Any) -> Sequence[tuple[str, str]]:
+        return [("open", "open"), ("closed", "closed")]
+
+    def queryset(
+        self, _request: HttpRequest, queryset: QuerySet[ErrorReport]
+    ) -> QuerySet[ErrorReport]:
+        if self.value() is None:
+            return queryset
+        return queryset.filter(closed_at__isnull=self.value() == "open")
+
+
+class ErrorReportTypeInline(ReadOnlyInline):
+    """What a report counts, by reason."""
+
+    model = ErrorReportType
+    fields = ("code", "error_count", "named_count")
+    readonly_fields = fields
+
+
+@admin.register(ErrorReport)
+class ErrorReportAdmin(Ledger):
+    """Stripe's reports of events it refused after it had taken them."""
+
+    list_display = (
+        "stripe_event_id",
+        "about",
+        "error_count",
+        "named_count",
+        "foreign_count",
+        "open_count",
+        "state",
+        "received_at",
+    )
+    list_filter = (OpenReportFilter, "meter")
+    list_select_related = ("meter",)
+    search_fields = ("=stripe_event_id", "=types__samples__submission__identifier")
+    search_help_text = "Stripe's id of the report, or a submission's identifier"
+    inlines = (ErrorReportTypeInline,)
+    fieldsets = (
+        (
+            None,
+            {
+                "fields": (
+                    ("stripe_event_id", "type", "about"),
+                    "summary",
+                    ("error_count", "named_count", "foreign_count", "unsampled_count"),
+                    ("state", "resolution"),
+                )
+            },
+        ),
+        (
+            "When",
+            {
+                "fields": (
+                    ("validation_start", "validation_end"),
+                    ("attempts_from", "attempts_until"),
+                    ("created_at", "received_at", "closed_at"),
+                )
+            },
+        ),
+        ("Named", {"fields": ("named",)}),
+    )
+
+    @display(description="meter", ordering="meter")
+    def about(self, report: ErrorReport) -> str:
+        return "none found" if report.meter is None else report.meter.slug
+
+    @display(description="open", ordering="unsampled_count")
+    def open_count(self, report: ErrorReport) -> str:
+        """Show how many refused events are still looked for."""
+        return thousands(report.unsampled_count) if report.closed_at is None else "0"
+
+    @display(description="state", label={"open": "warning", "closed": "success"})
+    def state(self, report: ErrorReport) -> str:
+        return "open" if report.closed_at is None else "closed"
+
+    @display(description="events")
+    def named(self, report: ErrorReport) -> str:
+        """Link to the submissions it names, with what became of each."""
+        samples = ErrorReportSample.objects.filter(type__report=report).select_related(
+            "submission", "type"
+        )
+        return format_html_join(
+            "",
+            "<div>{} · {} · {} · {}</div>",
+            (
+                (
+                    sample.identifier
+                    if sample.submission is None
+                    else link(
+                        "usage_submission", sample.identifier, q=sample.submission.identifier
+                    ),
+                    sample.type.code,
+                    sample.get_effect_display(),
+                    sample.message,
+                )
+                for sample in samples
+            ),
+        )
+
+
+def _submission_of(case: Case) -> str:
+    return link("usage_submission", "the submission", q=case.reference)
+
+
+def _report_of(case: Case) -> str:
+    """Link to the error reports that name a case's submission, if any does."""
+    if not ErrorReportSample.objects.filter(submission__identifier=case.reference).exists():
+        return ""
+    return link("usage_errorreport", "Stripe's error report", q=case.reference)
+
+
+for kind in (CaseKind.REJECTED, CaseKind.UNPROVEN, CaseKind.EXPIRED):
+    CASE_LINKS[kind].append(_submission_of)
+for kind in (CaseKind.REJECTED, CaseKind.UNPROVEN, CaseKind.ERROR_REPORT):
+    CASE_LINKS[kind].append(_report_of)

@@ -35,6 +35,17 @@ class ReplacementKind(models.TextChoices):
     RUNNING = "running", "a newer running value stands for them"
 
 
+class ReportEffect(models.TextChoices):
+    """What became of an event that an error report of Stripe's names."""
+
+    REJECTED = "rejected", "rejected: it was not counted"
+    UNPROVEN = "unproven", "unproven: an earlier attempt may be counted"
+    CONTRADICTED = "contradicted", "left: it contradicts what we know"
+    DUPLICATE = "duplicate", "left: only a repetition was refused"
+    UNCHANGED = "unchanged", "left: nothing of it counted as taken"
+    FOREIGN = "foreign", "not ours"
+
+
 class HeldReason(models.TextChoices):
     """Why usage waits. Each has a runbook entry; release folds it again."""
 

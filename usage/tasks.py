@@ -11,7 +11,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from billing import periods, wakeups
-from usage import delivery, flush, holding, invariants, lateness, recutting
+from usage import alarms, delivery, flush, holding, invariants, lateness, recutting, rejections
 from usage.clock import database_clock
 
 log = structlog.get_logger(__name__)
@@ -79,3 +79,17 @@ def check_invariants() -> None:
     """Ask the tables whether all that must hold of them does; a violation is a case."""
     found = invariants.report(now=timezone.now())
     log.info("usage.invariants.checked", violated=[violation.invariant.id for violation in found])
+
+
+@shared_task(name="usage.report_ages")
+def report_ages() -> None:
+    """Tell people of usage that grows old before Stripe has counted it."""
+    alarms.report(now=database_clock())
+
+
+@shared_task(name="usage.close_error_reports")
+def close_error_reports() -> None:
+    """Close Stripe's error reports that are cleared up, and tell of those that are not."""
+    closed = rejections.close_resolved(now=database_clock())
+    if closed:
+        log.info("usage.rejections.reports_closed", reports=closed)

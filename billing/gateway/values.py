@@ -154,3 +154,38 @@ class ThinEvent:
     created_at: datetime
     object_id: str
     data: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorSample:
+    """One refused event that a report names, by whatever identifies it; with Stripe's sentence."""
+
+    identifier: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedErrors:
+    """How many events were refused for one reason, and the few of them that are named."""
+
+    code: str
+    error_count: int
+    samples: tuple[ErrorSample, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorReport:
+    """What Stripe says it refused after it had taken it, validated between the two instants.
+
+    `error_count` is complete, the samples are not. `meter_id` is empty where no meter was found.
+    """
+
+    event_id: str
+    type: str
+    created_at: datetime
+    meter_id: str
+    validation_start: datetime
+    validation_end: datetime
+    summary: str
+    error_count: int
+    types: tuple[ReportedErrors, ...]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from django.contrib.postgres.indexes import BrinIndex
 from django.db import models
 from django.utils import timezone
 
@@ -164,6 +165,9 @@ class Attempt(models.Model):
         ordering = ("submission", "number")
         constraints = [
             models.UniqueConstraint(fields=("submission", "number"), name="usage_attempt_once"),
+        ]
+        indexes = [
+            BrinIndex(fields=("started_at",), name="usage_attempt_begun", autosummarize=True),
         ]
 
     def __str__(self) -> str:
