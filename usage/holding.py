@@ -73,6 +73,7 @@ def release(*, now: datetime, limit: int = ROWS_PER_PASS) -> int:
                 WHERE held.released_at IS NULL
                   AND customer.stripe_customer_id IS NOT NULL
                   AND meter.stripe_meter_id IS NOT NULL
+                  AND meter.aggregation IN ('sum', 'count')
                 ORDER BY held.id LIMIT %s
                 FOR UPDATE OF held SKIP LOCKED
                 """,

@@ -96,12 +96,15 @@ INVARIANTS = (
              AND (version.effective_until IS NULL
                   OR event.occurred_at < version.effective_until)
             JOIN billing_meter meter ON meter.id = version.meter_id
+             AND meter.aggregation IN ('sum', 'count')
             GROUP BY 1, 2, 3, 4
         ), submitted AS (
             SELECT submission.run_id, customer.external_id AS subject, submission.meter_id,
                    submission.window_start AS hour, sum(submission.value) AS units
             FROM usage_submission submission
             JOIN billing_customer customer ON customer.id = submission.customer_id
+            JOIN billing_meter meter ON meter.id = submission.meter_id
+             AND meter.aggregation IN ('sum', 'count')
             GROUP BY 1, 2, 3, 4
         ), held AS (
             SELECT run_id, subject, meter_id, window_start AS hour

@@ -83,7 +83,9 @@ WITH recorded AS (
      AND version.effective_from <= event.occurred_at
      AND (version.effective_until IS NULL OR event.occurred_at < version.effective_until)
      AND (run.id IS NULL OR version.id = ANY(run.meter_versions))
-    JOIN billing_meter meter ON meter.id = version.meter_id
+    -- Running values are no sums: the equation says nothing of them.
+    JOIN billing_meter meter
+      ON meter.id = version.meter_id AND meter.aggregation IN ('sum', 'count')
     LEFT JOIN usage_heldusage held
       ON held.released_at IS NULL
      AND held.run_id = batch.run_id
@@ -98,6 +100,8 @@ WITH recorded AS (
     FROM usage_submission submission
     JOIN usage_submissionstate standing ON standing.submission_id = submission.id
     JOIN billing_customer customer ON customer.id = submission.customer_id
+    JOIN billing_meter meter
+      ON meter.id = submission.meter_id AND meter.aggregation IN ('sum', 'count')
     WHERE %(customer)s::text IS NULL OR customer.external_id = %(customer)s
     GROUP BY 1, 2
 )
@@ -108,7 +112,7 @@ UNION ALL
 SELECT NULL, true, 'stored', count(*), 0 FROM usage_usageevent event
 WHERE %(customer)s::text IS NULL OR event.subject = %(customer)s
 UNION ALL
-SELECT id, false, 'meter', 0, 0 FROM billing_meter
+SELECT id, false, 'meter', 0, 0 FROM billing_meter WHERE aggregation IN ('sum', 'count')
 """
 """One statement, hence one snapshot, in whatever transaction it runs."""
 

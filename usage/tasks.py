@@ -10,7 +10,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from billing import wakeups
-from usage import delivery, flush, holding, invariants
+from usage import delivery, flush, holding, invariants, running_upkeep
 from usage.clock import database_clock
 
 log = structlog.get_logger(__name__)
@@ -35,6 +35,7 @@ def flush_due() -> None:
             held=result.held_count,
         )
     released = holding.release_waiting(clock=timezone.now, seconds=ends - time.monotonic())
+    running_upkeep.tend(clock=timezone.now, seconds=ends - time.monotonic())
     holding.report()
     if released:
         log.info("usage.flush.held_released", rows=released)

@@ -4,6 +4,7 @@ from usage.models.event import EventConflict, FlushRun, IngestBatch, UsageEvent
 from usage.models.held import HeldUsage
 from usage.models.observation import Observation
 from usage.models.replacement import Replacement
+from usage.models.running import RunningName, RunningValue
 from usage.models.submission import Attempt, Submission, SubmissionState
 
 __all__ = [
@@ -14,6 +15,8 @@ __all__ = [
     "IngestBatch",
     "Observation",
     "Replacement",
+    "RunningName",
+    "RunningValue",
     "Submission",
     "SubmissionState",
     "UsageEvent",

@@ -5,7 +5,7 @@ from typing import Any
 from django.core.management.base import BaseCommand
 from django.utils import timezone
 
-from usage import flush, holding
+from usage import flush, holding, running_upkeep
 
 
 class Command(BaseCommand):
@@ -18,5 +18,6 @@ class Command(BaseCommand):
                 f" {result.submission_count:,} submissions, {result.held_count:,} held"
             )
         released = holding.release_waiting(clock=timezone.now, seconds=float("inf"))
+        running_upkeep.tend(clock=timezone.now, seconds=float("inf"))
         holding.report()
         self.stdout.write(f"nothing left to flush; {released:,} held rows released")
