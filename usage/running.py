@@ -156,7 +156,7 @@ WHERE running.reached_at > %(oldest)s
 INSERT_MISSING = """
 INSERT INTO usage_runningvalue
     (customer_id, meter_id, period_start, value, stale, changed_at)
-SELECT customer_id, meter_id, period_start, 0, false, %(now)s
+SELECT customer_id, meter_id, period_start, 0, %(stale)s, %(now)s
 FROM unnest(%(customers)s::bigint[], %(meters)s::bigint[], %(starts)s::timestamptz[])
      AS wanted (customer_id, meter_id, period_start)
 ORDER BY 1, 2, 3
@@ -195,7 +195,7 @@ def fold(
     cut = cut_keys(now=now, customer_ids=sorted({customer_id for customer_id, _, _ in known}))
     fresh: list[RunningValue] = []
     stale: list[RunningValue] = []
-    for running in lock(known.keys() | cut, now=now):
+    for running in lock(known.keys() | cut, now=now, made_stale=False):
         key = (running.customer_id, running.meter_id, running.period_start)
         is_stale = running.stale or key in cut or known[key].has_void
         (stale if is_stale else fresh).append(running)
@@ -247,8 +247,10 @@ def cut_keys(*, now: datetime, customer_ids: Sequence[int] | None = None) -> set
     return keys
 
 
-def lock(keys: Collection[Key], *, now: datetime) -> list[RunningValue]:
+def lock(keys: Collection[Key], *, now: datetime, made_stale: bool = True) -> list[RunningValue]:
     """Lock the running values of `keys` until the transaction ends, made first where missing.
+
+    One that was missing is stale, unless its caller says that no event of it was flushed before.
 
     All are inserted before any is locked, each time in the order of their keys, so that two runs
     wait for each other instead of deadlocking.
@@ -261,6 +263,7 @@ def lock(keys: Collection[Key], *, now: datetime) -> list[RunningValue]:
         "meters": [meter_id for _, meter_id, _ in ordered],
         "starts": [start for _, _, start in ordered],
         "now": now,
+        "stale": made_stale,
     }
     with connection.cursor() as cursor:
         cursor.execute(INSERT_MISSING, arguments)

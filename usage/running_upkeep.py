@@ -195,7 +195,9 @@ def resend(*, now: datetime, limit: int = ROWS_PER_PASS) -> int:
     """
     with steps.commit("usage.running.resend"):
         keys = {row[1:4] for row in _too_long_in_doubt(now=now, limit=limit)}
-        runnings = {_key(running): running for running in lock(keys, now=now)}
+        cut_now = cut_keys(now=now, customer_ids=sorted({key[0] for key in keys}))
+        runnings = {_key(running): running for running in lock(keys | cut_now, now=now)}
+        mark_stale([running for key, running in runnings.items() if key in cut_now])
         rows = [
             row
             for row in _too_long_in_doubt(now=now, limit=limit, locked=True)
@@ -224,7 +226,7 @@ def resend(*, now: datetime, limit: int = ROWS_PER_PASS) -> int:
             Change(by_id[pk], base=now, replaces=decision)
             for pk, decision in decisions.items()
             # A stale one is about to be counted again, and is told then.
-            if not by_id[pk].stale
+            if not by_id[pk].stale and _key(by_id[pk]) not in cut_now
         ]
         freeze(_empty_run(now), changes, now=now)
         return len(rows)
