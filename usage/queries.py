@@ -18,7 +18,8 @@ from usage.lifecycle import State
 class MeterBooks:
     """One meter's books, exact, in its smallest unit (10^-`scale` of `unit`).
 
-    `recorded` is summed from the events themselves, everything else from where they went.
+    `recorded` is summed from the events themselves, everything else from where they went. What was
+    superseded is counted again where it went: with what stands in for it, or as `credited`.
     """
 
     meter_id: int
@@ -29,14 +30,20 @@ class MeterBooks:
     recorded: Decimal = Decimal(0)
     unflushed: Decimal = Decimal(0)
     held: Decimal = Decimal(0)
+    credited: Decimal = Decimal(0)
+    """What Stripe's totals were seen to hold of superseded submissions."""
     states: Mapping[State, Decimal] = field(
         default_factory=lambda: MappingProxyType(dict.fromkeys(State, Decimal(0)))
     )
 
     @property
     def accounted(self) -> Decimal:
-        """What stands in some place: unflushed, held, or in a state of the lifecycle."""
-        return self.unflushed + self.held + sum(self.states.values(), Decimal(0))
+        """What stands in some place: unflushed, held, credited, or in a state that counts."""
+        standing = sum(
+            (value for state, value in self.states.items() if state != State.SUPERSEDED),
+            Decimal(0),
+        )
+        return self.unflushed + self.held + self.credited + standing
 
     @property
     def is_conserved(self) -> bool:
@@ -67,14 +74,13 @@ WITH recorded AS (
     -- A flushed event is read as its run read it, so that a later definition changes no history;
     -- an unflushed one by whatever is defined today.
     SELECT version.meter_id,
-           CASE WHEN batch.run_id IS NULL THEN 'unflushed'
-                WHEN held.id IS NOT NULL THEN 'held'
-                ELSE 'flushed' END AS place,
+           CASE WHEN batch.run_id IS NULL THEN 'unflushed' ELSE 'flushed' END AS place,
            count(*) AS events,
-           trim_scale(sum(CASE WHEN meter.aggregation = 'count' THEN 1
-               ELSE coalesce((event.data ->> version.value_property)::numeric, 0)
-                    * ('1e' || meter.scale)::numeric
-           END)) AS quantity
+           trim_scale(sum(CASE WHEN event.voids IS NULL THEN 1 ELSE -1 END
+               * CASE WHEN meter.aggregation = 'count' THEN 1
+                 ELSE coalesce((event.data ->> version.value_property)::numeric, 0)
+                      * ('1e' || meter.scale)::numeric
+                 END)) AS quantity
     FROM usage_usageevent event
     JOIN usage_ingestbatch batch ON batch.id = event.batch_id
     LEFT JOIN usage_flushrun run ON run.id = batch.run_id
@@ -86,12 +92,6 @@ WITH recorded AS (
     -- Running values are no sums: the equation says nothing of them.
     JOIN billing_meter meter
       ON meter.id = version.meter_id AND meter.aggregation IN ('sum', 'count')
-    LEFT JOIN usage_heldusage held
-      ON held.released_at IS NULL
-     AND held.run_id = batch.run_id
-     AND held.subject = event.subject
-     AND held.meter_id = version.meter_id
-     AND held.window_start = date_trunc('hour', event.occurred_at, 'UTC')
     WHERE %(customer)s::text IS NULL OR event.subject = %(customer)s
     GROUP BY 1, 2
 ), submitted AS (
@@ -104,10 +104,29 @@ WITH recorded AS (
       ON meter.id = submission.meter_id AND meter.aggregation IN ('sum', 'count')
     WHERE %(customer)s::text IS NULL OR customer.external_id = %(customer)s
     GROUP BY 1, 2
+), held AS (
+    SELECT held.meter_id, sum(held.quantity) AS quantity
+    FROM usage_heldusage held
+    JOIN billing_meter meter
+      ON meter.id = held.meter_id AND meter.aggregation IN ('sum', 'count')
+    WHERE held.released_at IS NULL AND (%(customer)s::text IS NULL OR held.subject = %(customer)s)
+    GROUP BY 1
+), credited AS (
+    SELECT replacement.meter_id, sum(replacement.credit) AS quantity
+    FROM usage_replacement replacement
+    JOIN billing_customer customer ON customer.id = replacement.customer_id
+    JOIN billing_meter meter
+      ON meter.id = replacement.meter_id AND meter.aggregation IN ('sum', 'count')
+    WHERE %(customer)s::text IS NULL OR customer.external_id = %(customer)s
+    GROUP BY 1
 )
 SELECT meter_id, true, place, events, quantity FROM recorded
 UNION ALL
 SELECT meter_id, false, place, events, quantity FROM submitted
+UNION ALL
+SELECT meter_id, false, 'held', 0, quantity FROM held
+UNION ALL
+SELECT meter_id, false, 'credited', 0, quantity FROM credited
 UNION ALL
 SELECT NULL, true, 'stored', count(*), 0 FROM usage_usageevent event
 WHERE %(customer)s::text IS NULL OR event.subject = %(customer)s
@@ -142,6 +161,8 @@ def books(*, customer: str | None = None) -> Books:
             meter["recorded"] += quantity
             if place != "flushed":
                 meter[place] = quantity
+        elif place in {"held", "credited"}:
+            meter[place] = quantity
         elif place != "meter":
             meter["states"][State(place)] = quantity
     return Books(

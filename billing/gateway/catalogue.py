@@ -39,7 +39,7 @@ def create_meter(*, event_name: str, display_name: str, formula: str) -> StripeM
                 {
                     "event_name": event_name,
                     "display_name": display_name,
-                    "default_aggregation": {"formula": formula},  # type: ignore[typeddict-item]  # one of Stripe's
+                    "default_aggregation": {"formula": formula},
                     "customer_mapping": {"type": "by_id", "event_payload_key": CUSTOMER_KEY},
                     "value_settings": {"event_payload_key": VALUE_KEY},
                 }
