@@ -4,10 +4,27 @@ from django.db import models
 
 
 class Aggregation(models.TextChoices):
-    """How a meter makes a quantity of many events. Both are deltas to a Stripe `sum` meter."""
+    """How a meter makes a quantity of many events.
+
+    SUM and COUNT add up, so Stripe is sent deltas. The others do not: Stripe is sent the value
+    the billing period has come to so far, each time in place of the one before.
+    """
 
     SUM = "sum", "sum"
     COUNT = "count", "count"
+    MAX = "max", "largest"
+    UNIQUE = "unique", "number of different ones"
+    LATEST = "latest", "latest"
+
+    @property
+    def is_running(self) -> bool:
+        """Whether Stripe is sent running values of the billing period, and not deltas."""
+        return self in {Aggregation.MAX, Aggregation.UNIQUE, Aggregation.LATEST}
+
+    @property
+    def formula(self) -> str:
+        """How the meter at Stripe must make one value of many."""
+        return "last" if self.is_running else "sum"
 
 
 class PriceKind(models.TextChoices):

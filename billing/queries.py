@@ -22,14 +22,15 @@ LATEST_USAGE = timedelta(days=35)
 class ValueRule:
     """What a meter asks of the `data` of an event that occurred in [`from`, `until`).
 
-    The property holds a number with at most `scale` decimals; only where `required` must it be
-    there.
+    The property holds a number with at most `scale` decimals, or with `is_name` what is told
+    apart; only where `required` must it be there.
     """
 
     meter: str
     value_property: str
     required: bool
     scale: int
+    is_name: bool
     effective_from: datetime
     effective_until: datetime | None
 
@@ -59,7 +60,7 @@ def _load(_: None) -> Mapping[str, tuple[ValueRule, ...]] | None:
     }
     for version in versions:
         found = rules.get(version.event_type)
-        if found is not None and version.meter.aggregation == Aggregation.SUM:
+        if found is not None and version.meter.aggregation != Aggregation.COUNT:
             rules[version.event_type] = (
                 *found,
                 ValueRule(
@@ -67,6 +68,7 @@ def _load(_: None) -> Mapping[str, tuple[ValueRule, ...]] | None:
                     value_property=version.value_property,
                     required=version.required,
                     scale=version.meter.scale,
+                    is_name=version.meter.aggregation == Aggregation.UNIQUE,
                     effective_from=version.effective_from,
                     effective_until=version.effective_until,
                 ),

@@ -6,6 +6,7 @@ reconciliation's.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -274,22 +275,29 @@ def _has_both_signs(parts: Iterable[Part]) -> bool:
 
 
 def _is_sum_of(total: Decimal, values: Sequence[Decimal]) -> bool | None:
-    """Return whether some of `values` add up to `total`; None when there are too many to tell.
+    """Return whether some of the whole `values` add up to `total`; None: too many to tell.
 
     Each half's sums are listed and the halves matched, so that twice as many values can be
     decided on than by listing all sums.
     """
-    half = len(values) // 2
-    first, second = _sums(values[:half]), _sums(values[half:])
+    # Whole numbers and not decimals, because there may be millions of additions.
+    whole = sorted(int(value) for value in values)
+    half = len(whole) // 2
+    first, second = _sums(whole[:half]), _sums(whole[half:])
     if first is None or second is None:
         return None
-    return any(total - one in second for one in first)
+    return any(int(total) - one in second for one in first)
 
 
-def _sums(values: Iterable[Decimal]) -> set[Decimal] | None:
-    sums = {Decimal(0)}
-    for value in values:
-        sums |= {one + value for one in sums}
-        if len(sums) > MAX_SUMS:
-            return None
+def _sums(values: Iterable[int]) -> set[int] | None:
+    sums = {0}
+    for value, count in Counter(values).items():
+        # In powers of two, out of which every multiple up to `count` is made.
+        left, chunk = count, 1
+        while left:
+            taken = min(chunk, left)
+            sums |= {one + value * taken for one in sums}
+            if len(sums) > MAX_SUMS:
+                return None
+            left, chunk = left - taken, 2 * chunk
     return sums

@@ -53,3 +53,5 @@ class HeldReason(models.TextChoices):
     CUSTOMER_NOT_AT_STRIPE = "customer_not_at_stripe", "the customer has no Stripe id yet"
     METER_NOT_AT_STRIPE = "meter_not_at_stripe", "the meter has no Stripe id yet"
     LATE = "late", "the invoice of its period is final"
+    PERIOD_FULL = "period_full", "no second is left in the period for another running value"
+    AHEAD = "ahead", "the next running value would be further ahead than Stripe takes"

@@ -17,6 +17,7 @@ from django.db import OperationalError, transaction
 from psycopg.errors import QueryCanceled
 
 from billing.models import MeterVersion
+from usage import running
 from usage.clock import Clock
 from usage.folding import fold, share_boundaries
 from usage.freezing import freeze
@@ -93,7 +94,13 @@ def fold_batches(batches: Sequence[tuple[int, int]], *, now: datetime) -> FlushR
         cells = fold(batch_ids=batch_ids, versions=versions, now=now)
         submission_count = freeze(run, [cell for cell in cells if not cell.held_reason], now=now)
         held_count = hold(run, cells, now=now)
-        return FlushResult(run.batch_count, run.event_count, submission_count, held_count)
+        values = running.fold(run, batch_ids=batch_ids, versions=versions, now=now)
+        return FlushResult(
+            run.batch_count,
+            run.event_count,
+            submission_count + values.submission_count,
+            held_count + values.held_count,
+        )
 
 
 def _claimable(event_limit: int) -> list[tuple[int, int]]:

@@ -121,6 +121,8 @@ JOIN billing_meterversion version
  AND occurred_at >= version.effective_from
  AND (version.effective_until IS NULL OR occurred_at < version.effective_until)
 JOIN billing_meter meter ON meter.id = version.meter_id
+ -- Running values do not add up: they are `running`'s.
+ AND meter.aggregation IN ('sum', 'count')
 GROUP BY 1, 2, 3, 4, 5, 6, 7, 8
 -- A total of 0 adds nothing to a bill: there is nothing to send and nothing to hold.
 HAVING sum(sign * CASE meter.aggregation

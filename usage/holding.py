@@ -78,6 +78,7 @@ JOIN billing_meter meter ON meter.id = held.meter_id
 JOIN usage_flushrun run ON run.id = held.run_id
 WHERE held.released_at IS NULL AND held.reason <> %(late)s AND held.replaces_id IS NULL
   AND customer.stripe_customer_id IS NOT NULL AND meter.stripe_meter_id IS NOT NULL
+  AND meter.aggregation IN ('sum', 'count')
 ORDER BY held.id LIMIT 1
 FOR NO KEY UPDATE OF run SKIP LOCKED
 """
@@ -90,6 +91,7 @@ JOIN billing_meter meter ON meter.id = held.meter_id
 WHERE held.run_id = %(run)s
   AND held.released_at IS NULL AND held.reason <> %(late)s AND held.replaces_id IS NULL
   AND customer.stripe_customer_id IS NOT NULL AND meter.stripe_meter_id IS NOT NULL
+  AND meter.aggregation IN ('sum', 'count')
 GROUP BY 1, 2, 3 ORDER BY min(held.id) LIMIT %(limit)s
 """
 

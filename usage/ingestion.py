@@ -19,6 +19,7 @@ from django.db import connection
 from billing import steps
 from billing.queries import ValueRule, value_rules
 from usage.models import EventConflict
+from usage.names import InvalidName, check_name
 from usage.quantities import InvalidQuantity, read_quantity
 
 _CANONICAL = msgspec.json.Encoder(order="sorted", decimal_format="string")
@@ -122,16 +123,24 @@ def _refusal(
             rule.effective_until is not None and occurred_at >= rule.effective_until
         ):
             continue
-        value = report.data.get(rule.value_property)
-        if value is None:
-            if rule.required:
-                return Refusal(f"data.{rule.value_property}", f"is required by {rule.meter}")
-            continue
-        try:
-            read_quantity(value, scale=rule.scale)
-        except InvalidQuantity as error:
-            return Refusal(f"data.{rule.value_property}", str(error))
+        reason = _value_refused(report.data.get(rule.value_property), rule)
+        if reason:
+            return Refusal(f"data.{rule.value_property}", reason)
     return None
+
+
+def _value_refused(value: Any, rule: ValueRule) -> str:
+    """Return why a rule's property may not hold `value`; empty when it may."""
+    if value is None:
+        return f"is required by {rule.meter}" if rule.required else ""
+    try:
+        if rule.is_name:
+            check_name(value)
+        else:
+            read_quantity(value, scale=rule.scale)
+    except (InvalidName, InvalidQuantity) as error:
+        return str(error)
+    return ""
 
 
 INSERT = """

@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from django.conf import settings
 from django.db import connection, transaction
 
-from billing import cases
+from billing import cases, steps
 from billing.enums import CaseKind
 
 STRIPE_REMEMBERS = "24 hours"
@@ -40,6 +41,45 @@ class Violation:
     count: int
     sample: tuple[str, ...]
 
+
+_REPORTED = """
+    SELECT batch.run_id, event.subject, version.meter_id,
+           date_trunc('hour', event.occurred_at, 'UTC') AS hour,
+           bool_or(event.voids IS NOT NULL) AS negative,
+           sum(CASE WHEN event.voids IS NULL THEN 1 ELSE -1 END
+               * CASE meter.aggregation WHEN 'count' THEN 1
+                 ELSE coalesce((event.data ->> version.value_property)::numeric, 0)
+                      * ('1e' || meter.scale)::numeric END) AS units
+    FROM usage_usageevent event
+    JOIN usage_ingestbatch batch ON batch.id = event.batch_id
+    JOIN usage_flushrun run ON run.id = batch.run_id
+    JOIN billing_meterversion version
+      ON version.id = ANY(run.meter_versions) AND version.event_type = event.type
+     AND event.occurred_at >= version.effective_from
+     AND (version.effective_until IS NULL OR event.occurred_at < version.effective_until)
+    JOIN billing_meter meter ON meter.id = version.meter_id
+    WHERE meter.aggregation IN ('sum', 'count')
+    GROUP BY 1, 2, 3, 4
+"""
+"""What the events of each run amount to, by who, what and hour.
+
+Of meters whose quantities add up; of the others the newest value stands for all.
+"""
+
+_SENT = """
+    SELECT customer.external_id AS subject, submission.meter_id, submission.window_start AS hour,
+           submission.value AS units, submission.value < 0 AS negative
+    FROM usage_submission submission
+    JOIN usage_submissionstate standing ON standing.submission_id = submission.id
+    JOIN billing_customer customer ON customer.id = submission.customer_id
+"""
+
+_CREDITED = """
+    SELECT customer.external_id, decision.meter_id, decision.window_start, decision.credit,
+           decision.credit < 0
+    FROM usage_replacement decision
+    JOIN billing_customer customer ON customer.id = decision.customer_id
+"""
 
 INVARIANTS = (
     Invariant(
@@ -80,45 +120,33 @@ INVARIANTS = (
     Invariant(
         "I2",
         "In every run, customer, meter and hour: the events' units are submitted, or held.",
-        """
-        WITH reported AS (
-            SELECT batch.run_id, event.subject, version.meter_id,
-                   date_trunc('hour', event.occurred_at, 'UTC') AS hour,
-                   sum(CASE WHEN event.voids IS NULL THEN 1 ELSE -1 END
-                       * CASE meter.aggregation WHEN 'count' THEN 1
-                       ELSE coalesce((event.data ->> version.value_property)::numeric, 0)
-                            * ('1e' || meter.scale)::numeric END) AS units
-            FROM usage_usageevent event
-            JOIN usage_ingestbatch batch ON batch.id = event.batch_id
-            JOIN usage_flushrun run ON run.id = batch.run_id
-            JOIN billing_meterversion version
-              ON version.id = ANY(run.meter_versions) AND version.event_type = event.type
-             AND event.occurred_at >= version.effective_from
-             AND (version.effective_until IS NULL
-                  OR event.occurred_at < version.effective_until)
-            JOIN billing_meter meter ON meter.id = version.meter_id
-            GROUP BY 1, 2, 3, 4
-        ), submitted AS (
+        f"""
+        WITH reported AS ({_REPORTED}), submitted AS (
             SELECT submission.run_id, customer.external_id AS subject, submission.meter_id,
                    submission.window_start AS hour, sum(submission.value) AS units
             FROM usage_submission submission
             JOIN billing_customer customer ON customer.id = submission.customer_id
+            JOIN billing_meter meter ON meter.id = submission.meter_id
+            WHERE submission.replaces_id IS NULL AND meter.aggregation IN ('sum', 'count')
             GROUP BY 1, 2, 3, 4
         ), held AS (
-            SELECT run_id, subject, meter_id, window_start AS hour
-            FROM usage_heldusage WHERE released_at IS NULL
+            SELECT held.run_id, held.subject, held.meter_id, held.window_start AS hour,
+                   sum(held.quantity) AS units
+            FROM usage_heldusage held
+            JOIN billing_meter meter ON meter.id = held.meter_id
+            WHERE held.released_at IS NULL AND held.replaces_id IS NULL
+              AND meter.aggregation IN ('sum', 'count')
+            GROUP BY 1, 2, 3, 4
         )
-        SELECT format('run %%s, %%s, meter %%s, %%s: %%s reported, %%s submitted%%s',
+        SELECT format('run %%s, %%s, meter %%s, %%s: %%s reported, %%s submitted, %%s held',
                       run_id, subject, meter_id, hour, coalesce(reported.units, 0),
-                      coalesce(submitted.units, 0),
-                      CASE WHEN held.run_id IS NULL THEN '' ELSE ' and held' END)
+                      coalesce(submitted.units, 0), coalesce(held.units, 0))
         FROM reported
         FULL JOIN submitted USING (run_id, subject, meter_id, hour)
-        LEFT JOIN held USING (run_id, subject, meter_id, hour)
-        WHERE CASE WHEN held.run_id IS NULL
-              THEN coalesce(reported.units, 0) <> coalesce(submitted.units, 0)
-              ELSE submitted.units IS NOT NULL END
-        """,
+        FULL JOIN held USING (run_id, subject, meter_id, hour)
+        WHERE coalesce(reported.units, 0)
+              <> coalesce(submitted.units, 0) + coalesce(held.units, 0)
+        """,  # noqa: S608 - put together of constants
     ),
     Invariant(
         "I3",
@@ -129,6 +157,76 @@ INVARIANTS = (
         WHERE standing.submission_id IS NULL
            OR (standing.customer_id, standing.meter_id)
               <> (submission.customer_id, submission.meter_id)
+        """,
+    ),
+    Invariant(
+        "I3a",
+        "In every customer, meter and hour: what was flushed stands in some state, is credited, or"
+        " is held.",
+        f"""
+        WITH reported AS ({_REPORTED}), placed AS (
+            {_SENT}
+            WHERE standing.state <> 'superseded'
+            UNION ALL
+            {_CREDITED}
+            UNION ALL
+            SELECT subject, meter_id, window_start, quantity, false FROM usage_heldusage
+            WHERE released_at IS NULL
+        ), recorded AS (
+            SELECT subject, meter_id, hour, sum(units) AS units FROM reported GROUP BY 1, 2, 3
+        ), accounted AS (
+            SELECT subject, meter_id, hour, sum(units) AS units
+            FROM placed JOIN billing_meter meter ON meter.id = placed.meter_id
+            WHERE meter.aggregation IN ('sum', 'count')
+            GROUP BY 1, 2, 3
+        )
+        SELECT format('%%s, meter %%s, %%s: %%s recorded, %%s accounted for', subject, meter_id,
+                      hour, coalesce(recorded.units, 0), coalesce(accounted.units, 0))
+        FROM recorded FULL JOIN accounted USING (subject, meter_id, hour)
+        WHERE coalesce(recorded.units, 0) <> coalesce(accounted.units, 0)
+        """,  # noqa: S608 - put together of constants
+    ),
+    Invariant(
+        "I4",
+        "What a decision superseded is credited, sent anew or held, to the unit.",
+        """
+        SELECT 'replacement ' || decision.id
+        FROM usage_replacement decision
+        LEFT JOIN (
+            SELECT standing.replaced_by_id, sum(value) AS units, min(value) AS least
+            FROM usage_submissionstate standing
+            JOIN usage_submission submission ON submission.id = standing.submission_id
+            GROUP BY 1
+        ) AS taken ON taken.replaced_by_id = decision.id
+        LEFT JOIN (
+            SELECT replaces_id, sum(value) AS units FROM usage_submission GROUP BY 1
+        ) AS sent ON sent.replaces_id = decision.id
+        LEFT JOIN (
+            SELECT replaces_id, sum(quantity) AS units FROM usage_heldusage
+            WHERE released_at IS NULL GROUP BY 1
+        ) AS held ON held.replaces_id = decision.id
+        WHERE taken.units IS DISTINCT FROM decision.superseded
+           -- A newer running value stands for the older one, whatever it amounts to.
+           OR (decision.kind <> 'running' AND decision.superseded
+               <> decision.credit + coalesce(sent.units, 0) + coalesce(held.units, 0))
+           OR (taken.least >= 0 AND decision.credit NOT BETWEEN 0 AND decision.superseded)
+        """,
+    ),
+    Invariant(
+        "I4a",
+        "What is superseded, and nothing else, names its decision, as does what stands in for it:"
+        " one of the same customer, meter and hour.",
+        """
+        SELECT 'submission ' || submission.identifier
+        FROM usage_submission submission
+        JOIN usage_submissionstate standing ON standing.submission_id = submission.id
+        LEFT JOIN usage_replacement took ON took.id = standing.replaced_by_id
+        LEFT JOIN usage_replacement made ON made.id = submission.replaces_id
+        WHERE (standing.state = 'superseded') <> (took.id IS NOT NULL)
+           OR (took.customer_id, took.meter_id, took.window_start)
+              <> (submission.customer_id, submission.meter_id, submission.window_start)
+           OR (made.customer_id, made.meter_id, made.window_start)
+              <> (submission.customer_id, submission.meter_id, submission.window_start)
         """,
     ),
     Invariant(
@@ -171,6 +269,63 @@ INVARIANTS = (
         """,
     ),
     Invariant(
+        "I8",
+        "Stripe has, and may come to have, no more of an hour than was recorded.",
+        f"""
+        WITH reported AS ({_REPORTED}), placed AS (
+            {_SENT}
+            -- Refused, too old and given up: known never to be counted.
+            WHERE standing.state NOT IN ('superseded', 'rejected', 'expired', 'written_off')
+            UNION ALL
+            {_CREDITED}
+        ), recorded AS (
+            SELECT subject, meter_id, hour, sum(units) AS units, bool_or(negative) AS negative
+            FROM reported GROUP BY 1, 2, 3
+        ), at_stripe AS (
+            SELECT subject, meter_id, hour, sum(units) AS units, bool_or(negative) AS negative
+            FROM placed JOIN billing_meter meter ON meter.id = placed.meter_id
+            WHERE meter.aggregation IN ('sum', 'count')
+            GROUP BY 1, 2, 3
+        )
+        SELECT format('%%s, meter %%s, %%s: %%s recorded, %%s may be at Stripe', subject, meter_id,
+                      hour, coalesce(recorded.units, 0), at_stripe.units)
+        FROM at_stripe LEFT JOIN recorded USING (subject, meter_id, hour)
+        WHERE at_stripe.units > coalesce(recorded.units, 0)
+          AND NOT at_stripe.negative AND recorded.negative IS NOT TRUE
+        """,  # noqa: S608 - put together of constants
+    ),
+    Invariant(
+        "I9",
+        "An hour at rest was seen at Stripe with exactly what is settled and credited of it.",
+        """
+        WITH cells AS (
+            SELECT submission.customer_id, submission.meter_id, submission.window_start,
+                   coalesce(sum(value) FILTER (WHERE standing.state = 'settled'), 0) AS settled,
+                   count(*) FILTER (WHERE standing.state = 'settled') AS settled_count,
+                   coalesce((SELECT sum(credit) FROM usage_replacement decision
+                    WHERE (decision.customer_id, decision.meter_id, decision.window_start)
+                          = (submission.customer_id, submission.meter_id, submission.window_start)
+                   ), 0) AS credited
+            FROM usage_submission submission
+            JOIN usage_submissionstate standing ON standing.submission_id = submission.id
+            JOIN billing_meter meter ON meter.id = submission.meter_id
+            WHERE meter.aggregation IN ('sum', 'count')
+            GROUP BY 1, 2, 3
+            HAVING NOT bool_or(standing.state IN (
+                'ready', 'sending', 'retry', 'in_doubt', 'accepted', 'unproven'))
+        )
+        SELECT format('customer %%s, meter %%s, %%s: %%s settled, %%s credited', customer_id,
+                      meter_id, window_start, settled, credited)
+        FROM cells
+        WHERE (settled_count > 0 OR credited <> 0) AND NOT EXISTS (
+            SELECT FROM usage_observation seen
+            WHERE (seen.customer_id, seen.meter_id, seen.window_start)
+                  = (cells.customer_id, cells.meter_id, cells.window_start)
+              AND seen.observed = settled + credited
+        )
+        """,
+    ),
+    Invariant(
         "I10",
         "Whatever is not final has a next action, or a case somebody must close.",
         """
@@ -179,9 +334,13 @@ INVARIANTS = (
         JOIN usage_submission submission ON submission.id = standing.submission_id
         WHERE (standing.state IN ('ready', 'sending', 'retry', 'in_doubt', 'accepted')
                AND standing.next_action_at IS NULL)
-           OR (standing.state IN ('rejected', 'unproven', 'expired') AND NOT EXISTS (
-               SELECT FROM billing_case WHERE reference = submission.identifier
-               AND closed_at IS NULL))
+           OR (standing.state = 'sending' AND standing.lease_until IS NULL)
+           OR (standing.state = 'in_doubt' AND standing.doubt_since IS NULL)
+           OR (standing.state IN ('rejected', 'unproven', 'expired')
+               AND standing.next_action_at IS NULL
+               AND NOT EXISTS (
+                   SELECT FROM billing_case WHERE reference = submission.identifier
+                   AND closed_at IS NULL))
         """,
     ),
     Invariant(
@@ -211,6 +370,32 @@ INVARIANTS = (
         JOIN usage_submission submission ON submission.id = attempt.submission_id
         WHERE submission.timestamp < attempt.started_at - %(accepts)s::interval
            OR submission.timestamp > attempt.started_at + %(ahead)s::interval
+        """,
+    ),
+    Invariant(
+        "I15",
+        "Nothing was made for another mode of Stripe, live or test, than this deployment's.",
+        """
+        SELECT 'submission ' || identifier FROM usage_submission
+        WHERE live_mode <> %(live_mode)s
+        """,
+    ),
+    Invariant(
+        "I16",
+        "A customer at Stripe stands for one of ours, and is sent the usage of no other.",
+        """
+        SELECT format('%%s was sent the usage of %%s customers', stripe_customer_id,
+                      count(DISTINCT customer_id))
+        FROM usage_submission GROUP BY stripe_customer_id HAVING count(DISTINCT customer_id) > 1
+        UNION ALL
+        SELECT format('%%s stands for %%s customers', stripe_customer_id, count(*))
+        FROM billing_customer WHERE stripe_customer_id IS NOT NULL
+        GROUP BY stripe_customer_id HAVING count(*) > 1
+        UNION ALL
+        SELECT 'submission ' || submission.identifier || ' went to another customer of ours'
+        FROM usage_submission submission
+        JOIN billing_customer owner ON owner.stripe_customer_id = submission.stripe_customer_id
+        WHERE owner.id <> submission.customer_id
         """,
     ),
     Invariant(
@@ -267,6 +452,7 @@ def violations() -> tuple[Violation, ...]:
                     "remembers": STRIPE_REMEMBERS,
                     "accepts": STRIPE_ACCEPTS,
                     "ahead": STRIPE_AHEAD,
+                    "live_mode": settings.STRIPE_LIVE_MODE,
                 },
             )
             rows = cursor.fetchall()
@@ -282,16 +468,17 @@ def report(*, now: datetime) -> tuple[Violation, ...]:
     A repetition brings the open cases up to date.
     """
     found = {violation.invariant.id: violation for violation in violations()}
-    for invariant in INVARIANTS:
-        violation = found.get(invariant.id)
-        if violation is None:
-            cases.close_case(CaseKind.INVARIANT, invariant.id, "it holds again")
-            continue
-        cases.open_case(
-            kind=CaseKind.INVARIANT,
-            reference=invariant.id,
-            reason=f"{invariant.statement} {violation.count:,} do not, such as"
-            f" {violation.sample[0]}",
-            deadline_at=now + timedelta(hours=CASE_HOURS),
-        )
+    with steps.commit("usage.invariants.report"):
+        for invariant in INVARIANTS:
+            violation = found.get(invariant.id)
+            if violation is None:
+                cases.close_case(CaseKind.INVARIANT, invariant.id, "it holds again")
+                continue
+            cases.open_case(
+                kind=CaseKind.INVARIANT,
+                reference=invariant.id,
+                reason=f"{invariant.statement} {violation.count:,} do not, such as"
+                f" {violation.sample[0]}",
+                deadline_at=now + timedelta(hours=CASE_HOURS),
+            )
     return tuple(found.values())

@@ -20,6 +20,8 @@ class MeterBooks:
 
     `recorded` is summed from the events themselves, void ones with sign -1, everything else from
     where they went. `voided` is what the void ones took back, a positive figure within `recorded`.
+    What was superseded is counted again where it went: with what stands in for it, or as
+    `credited`.
     """
 
     meter_id: int
@@ -31,14 +33,20 @@ class MeterBooks:
     voided: Decimal = Decimal(0)
     unflushed: Decimal = Decimal(0)
     held: Decimal = Decimal(0)
+    credited: Decimal = Decimal(0)
+    """What Stripe's totals were seen to hold of superseded submissions."""
     states: Mapping[State, Decimal] = field(
         default_factory=lambda: MappingProxyType(dict.fromkeys(State, Decimal(0)))
     )
 
     @property
     def accounted(self) -> Decimal:
-        """What stands in some place: unflushed, held, or in a state of the lifecycle."""
-        return self.unflushed + self.held + sum(self.states.values(), Decimal(0))
+        """What stands in some place: unflushed, held, credited, or in a state that counts."""
+        standing = sum(
+            (value for state, value in self.states.items() if state != State.SUPERSEDED),
+            Decimal(0),
+        )
+        return self.unflushed + self.held + self.credited + standing
 
     @property
     def is_conserved(self) -> bool:
@@ -69,9 +77,7 @@ WITH recorded AS (
     -- A flushed event is read as its run read it, so that a later definition changes no history;
     -- an unflushed one by whatever is defined today.
     SELECT version.meter_id,
-           CASE WHEN batch.run_id IS NULL THEN 'unflushed'
-                WHEN held.id IS NOT NULL THEN 'held'
-                ELSE 'flushed' END AS place,
+           CASE WHEN batch.run_id IS NULL THEN 'unflushed' ELSE 'flushed' END AS place,
            count(*) AS events,
            trim_scale(sum(CASE WHEN event.voids IS NULL THEN units.reported
                           ELSE -units.reported END)) AS quantity,
@@ -85,18 +91,14 @@ WITH recorded AS (
      AND version.effective_from <= event.occurred_at
      AND (version.effective_until IS NULL OR event.occurred_at < version.effective_until)
      AND (run.id IS NULL OR version.id = ANY(run.meter_versions))
-    JOIN billing_meter meter ON meter.id = version.meter_id
+    -- Running values are no sums: the equation says nothing of them.
+    JOIN billing_meter meter
+      ON meter.id = version.meter_id AND meter.aggregation IN ('sum', 'count')
     CROSS JOIN LATERAL (
         SELECT CASE WHEN meter.aggregation = 'count' THEN 1
                ELSE coalesce((event.data ->> version.value_property)::numeric, 0)
                     * ('1e' || meter.scale)::numeric END AS reported
     ) AS units
-    LEFT JOIN usage_heldusage held
-      ON held.released_at IS NULL
-     AND held.run_id = batch.run_id
-     AND held.subject = event.subject
-     AND held.meter_id = version.meter_id
-     AND held.window_start = date_trunc('hour', event.occurred_at, 'UTC')
     WHERE %(customer)s::text IS NULL OR event.subject = %(customer)s
     GROUP BY 1, 2
 ), submitted AS (
@@ -105,17 +107,38 @@ WITH recorded AS (
     FROM usage_submission submission
     JOIN usage_submissionstate standing ON standing.submission_id = submission.id
     JOIN billing_customer customer ON customer.id = submission.customer_id
+    JOIN billing_meter meter
+      ON meter.id = submission.meter_id AND meter.aggregation IN ('sum', 'count')
     WHERE %(customer)s::text IS NULL OR customer.external_id = %(customer)s
     GROUP BY 1, 2
+), held AS (
+    SELECT held.meter_id, sum(held.quantity) AS quantity
+    FROM usage_heldusage held
+    JOIN billing_meter meter
+      ON meter.id = held.meter_id AND meter.aggregation IN ('sum', 'count')
+    WHERE held.released_at IS NULL AND (%(customer)s::text IS NULL OR held.subject = %(customer)s)
+    GROUP BY 1
+), credited AS (
+    SELECT replacement.meter_id, sum(replacement.credit) AS quantity
+    FROM usage_replacement replacement
+    JOIN billing_customer customer ON customer.id = replacement.customer_id
+    JOIN billing_meter meter
+      ON meter.id = replacement.meter_id AND meter.aggregation IN ('sum', 'count')
+    WHERE %(customer)s::text IS NULL OR customer.external_id = %(customer)s
+    GROUP BY 1
 )
 SELECT meter_id, true, place, events, quantity, voided FROM recorded
 UNION ALL
 SELECT meter_id, false, place, events, quantity, voided FROM submitted
 UNION ALL
+SELECT meter_id, false, 'held', 0, quantity, 0 FROM held
+UNION ALL
+SELECT meter_id, false, 'credited', 0, quantity, 0 FROM credited
+UNION ALL
 SELECT NULL, true, 'stored', count(*), 0, 0 FROM usage_usageevent event
 WHERE %(customer)s::text IS NULL OR event.subject = %(customer)s
 UNION ALL
-SELECT id, false, 'meter', 0, 0, 0 FROM billing_meter
+SELECT id, false, 'meter', 0, 0, 0 FROM billing_meter WHERE aggregation IN ('sum', 'count')
 """
 """One statement, hence one snapshot, in whatever transaction it runs."""
 
@@ -151,6 +174,8 @@ def books(*, customer: str | None = None) -> Books:
             meter["voided"] += voided
             if place != "flushed":
                 meter[place] = quantity
+        elif place in {"held", "credited"}:
+            meter[place] = quantity
         elif place != "meter":
             meter["states"][State(place)] = quantity
     return Books(

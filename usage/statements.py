@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from django.db.models import Max, Min
 
+from billing import steps
 from billing.gateway import meter_events
 from usage.lifecycle import State
 from usage.models import Submission
@@ -43,10 +44,9 @@ class Statement:
         return meter.is_conserved and not self.is_overbilled(meter)
 
     def is_meter_at_rest(self, meter: MeterBooks) -> bool:
-        """Whether all that was recorded is settled and is what Stripe has."""
-        return meter.is_conserved and meter.recorded == meter.states[
-            State.SETTLED
-        ] == self.stripe_total(meter)
+        """Whether all that was recorded is settled or credited, and is what Stripe has."""
+        proven = meter.states[State.SETTLED] + meter.credited
+        return meter.is_conserved and meter.recorded == proven == self.stripe_total(meter)
 
     @property
     def is_balanced(self) -> bool:
@@ -86,14 +86,15 @@ def _stripe_totals(customer: str | None) -> Mapping[int, Decimal]:
     totals: defaultdict[int, Decimal] = defaultdict(Decimal)
     for meter_id, stripe_meter_id, stripe_customer_id, first, last in spans:
         # Day by day rather than one figure, so that each stays well inside a float's exact range.
-        for summary in meter_events.summaries(
-            meter_id=stripe_meter_id,
-            customer_id=stripe_customer_id,
-            start=_day(first),
-            end=_day(last) + DAY,
-            window="day",
-        ):
-            totals[meter_id] += summary.value
+        with steps.call("usage.statements.summaries"):
+            for summary in meter_events.summaries(
+                meter_id=stripe_meter_id,
+                customer_id=stripe_customer_id,
+                start=_day(first),
+                end=_day(last) + DAY,
+                window="day",
+            ):
+                totals[meter_id] += summary.value
     return MappingProxyType(totals)
 
 

@@ -11,7 +11,17 @@ from django.conf import settings
 from django.utils import timezone
 
 from billing import periods, wakeups
-from usage import alarms, delivery, flush, holding, invariants, lateness, recutting, rejections
+from usage import (
+    alarms,
+    delivery,
+    flush,
+    holding,
+    invariants,
+    lateness,
+    recutting,
+    rejections,
+    running_upkeep,
+)
 from usage.clock import database_clock
 
 log = structlog.get_logger(__name__)
@@ -45,6 +55,7 @@ def flush_due() -> None:
     if late != lateness.Late():
         log.info("usage.flush.late", **asdict(late))
     released = holding.release_waiting(clock=timezone.now, seconds=ends - time.monotonic())
+    running_upkeep.tend(clock=timezone.now, seconds=ends - time.monotonic())
     holding.report()
     lateness.report()
     if released:

@@ -11,6 +11,7 @@ from billing.catalogue import steps
 from billing.catalogue.state import AtStripe, Known, KnownPlan
 from billing.catalogue.steps import Changes
 from billing.catalogue.values import Catalogue, MeterDefinition, PlanDefinition, PriceDefinition
+from billing.enums import Aggregation
 from billing.gateway.names import CUSTOMER_KEY, VALUE_KEY, product_id
 from billing.gateway.values import PriceTerms, StripeMeter
 
@@ -91,16 +92,21 @@ def _impossible_meters(
                 f" {meter.event_name}. Is this another Stripe account?"
             )
         if theirs is not None:
-            yield from (f"[meters.{meter.slug}] {reason}" for reason in _unusable(theirs))
+            yield from (
+                f"[meters.{meter.slug}] {reason}" for reason in _unusable(theirs, meter.aggregation)
+            )
 
 
-def _unusable(meter: StripeMeter) -> Iterator[str]:
+def _unusable(meter: StripeMeter, aggregation: Aggregation) -> Iterator[str]:
     """Yield why our events cannot be counted by a meter, each with the way out."""
     name = f"Stripe's meter {meter.id} under event name {meter.event_name}"
     if not meter.is_active:
         yield f"{name} is inactive. Reactivate it at Stripe, or use another event_name."
-    if meter.formula != "sum":
-        yield f"{name} has the formula {meter.formula} and not sum. Use another event_name."
+    if meter.formula != aggregation.formula:
+        yield (
+            f"{name} has the formula {meter.formula} and not {aggregation.formula}. Use another"
+            " event_name."
+        )
     if meter.event_time_window:
         yield (
             f"{name} keeps only the last event of each {meter.event_time_window}. Use another"

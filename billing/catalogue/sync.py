@@ -154,7 +154,9 @@ def _change_stripe(step: steps.AtStripe) -> None:
     match step:
         case steps.CreateMeter(meter=meter):
             made = gateway.create_meter(
-                event_name=meter.event_name, display_name=meter.display_name
+                event_name=meter.event_name,
+                display_name=meter.display_name,
+                formula=meter.aggregation.formula,
             )
             Meter.objects.filter(slug=meter.slug).update(stripe_meter_id=made.id)
         case steps.LinkMeter(meter=meter, stripe_meter_id=meter_id):

@@ -71,14 +71,14 @@ def meter_mistakes(meter: MeterTable) -> Iterator[str]:
     for key, most in LONGEST.items():
         if not 1 <= len(getattr(meter, key).strip()) <= most:
             yield f"{key} must have 1 to {most} characters."
-    if meter.aggregation is Aggregation.SUM and not meter.value_property:
-        yield "value_property is needed with aggregation sum."
+    if meter.aggregation is not Aggregation.COUNT and not meter.value_property:
+        yield f"value_property is needed with aggregation {meter.aggregation}."
     if meter.aggregation is Aggregation.COUNT and meter.value_property:
         yield "value_property has no meaning with aggregation count."
     if not meter.measures or len(set(meter.measures)) < len(meter.measures):
         yield "measures must name the kinds of usage in the total, each once."
-    if meter.aggregation is Aggregation.COUNT and meter.scale:
-        yield "scale has no meaning with aggregation count."
+    if meter.aggregation in {Aggregation.COUNT, Aggregation.UNIQUE} and meter.scale:
+        yield f"scale has no meaning with aggregation {meter.aggregation}."
     if not 0 <= meter.scale <= MOST_DECIMALS:
         yield f"scale is {meter.scale}; it must be at least 0 and at most {MOST_DECIMALS}."
 

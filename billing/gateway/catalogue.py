@@ -31,15 +31,15 @@ def meters() -> dict[str, StripeMeter]:
         return {meter.event_name: _meter(meter) for meter in page.auto_paging_iter()}
 
 
-def create_meter(*, event_name: str, display_name: str) -> StripeMeter:
-    """Create a meter that sums every event: counts are sent as deltas, too."""
+def create_meter(*, event_name: str, display_name: str, formula: str) -> StripeMeter:
+    """Create a meter that takes every event, and makes one value of them by `formula`."""
     with sorted_errors():
         return _meter(
             connection().v1.billing.meters.create(
                 {
                     "event_name": event_name,
                     "display_name": display_name,
-                    "default_aggregation": {"formula": "sum"},
+                    "default_aggregation": {"formula": formula},
                     "customer_mapping": {"type": "by_id", "event_payload_key": CUSTOMER_KEY},
                     "value_settings": {"event_payload_key": VALUE_KEY},
                 }

@@ -53,7 +53,7 @@ class MeterVersion(models.Model):
     meter = models.ForeignKey(Meter, on_delete=models.PROTECT, related_name="versions")
     event_type = models.CharField(max_length=200, db_collation="C")
     value_property = models.CharField(
-        max_length=100, blank=True, help_text="the key of `data` that is summed; empty for count"
+        max_length=100, blank=True, help_text="the key of `data` that is read; empty for count"
     )
     required = models.BooleanField(
         default=True, help_text="whether an event without the property is refused"

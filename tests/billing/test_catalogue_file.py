@@ -129,8 +129,19 @@ def test_base_fee_alone_makes_a_plan():
         ("[meters.'Big Name']\n", "[meters.Big Name] is no name"),
         (METER.replace("unit =", "units ="), "[meters.tokens] "),
         (METER.replace('"token"', "3"), "[meters.tokens] unit: Expected `str`, got `int`"),
-        (METER.replace('"sum"', '"max"'), "[meters.tokens] aggregation: Invalid enum value 'max'"),
+        (METER.replace('"sum"', '"avg"'), "[meters.tokens] aggregation: Invalid enum value 'avg'"),
         (METER.replace('"total"', '""'), "value_property is needed with aggregation sum"),
+        *(
+            (
+                METER.replace('"total"', '""').replace('"sum"', f'"{aggregation}"'),
+                f"value_property is needed with aggregation {aggregation}",
+            )
+            for aggregation in ("max", "unique", "latest")
+        ),
+        (
+            METER.replace('"sum"', '"unique"') + "scale = 2\n",
+            "scale has no meaning with aggregation unique",
+        ),
         (METER.replace('"sum"', '"count"'), "value_property has no meaning with aggregation count"),
         (METER.replace('["input", "output"]', "[]"), "[meters.tokens] measures must name"),
         (METER.replace('"output"', '"input"'), "[meters.tokens] measures must name"),

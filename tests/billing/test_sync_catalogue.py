@@ -428,3 +428,47 @@ def test_invalid_catalogue_is_told_before_stripe_is_asked(sync, emulator):
         sync("[")
 
     assert len(list(emulator.arrivals)) == 0
+
+
+RUNNING = """
+[meters.seats]
+display_name = "Seats"
+event_name = "meterkeeper_seats"
+event_type = "seats.used"
+aggregation = "AGGREGATION"
+value_property = "seats"
+measures = ["seats"]
+unit = "seat"
+"""
+
+
+@pytest.mark.parametrize("aggregation", ["max", "unique", "latest"])
+def test_a_meter_of_running_values_keeps_the_last_at_stripe(sync, emulator, aggregation):
+    """F29: a `sum` meter would bill the running values added up."""
+    sync(DEFAULT + RUNNING.replace("AGGREGATION", aggregation))
+
+    formulas = {
+        meter["event_name"]: meter["default_aggregation"]["formula"]
+        for meter in at_stripe(emulator, "meters")
+    }
+    assert formulas.pop("meterkeeper_seats") == "last"
+    assert set(formulas.values()) == {"sum"}
+    [rule] = value_rules()["seats.used"]
+    assert (rule.value_property, rule.is_name) == ("seats", aggregation == "unique")
+    assert sync(DEFAULT + RUNNING.replace("AGGREGATION", aggregation)) == NOTHING
+
+
+@pytest.mark.parametrize("formula", ["sum", "count"])
+def test_a_meter_that_adds_up_running_values_is_refused(sync, emulator, formula):
+    text = DEFAULT + RUNNING.replace("AGGREGATION", "max")
+    sync(text)
+    Meter.objects.filter(slug="seats").update(stripe_meter_id=None)
+    [meter] = [
+        each for each in at_stripe(emulator, "meters") if each["event_name"] == "meterkeeper_seats"
+    ]
+    meter["default_aggregation"]["formula"] = formula
+
+    with pytest.raises(CommandError, match=f"has the formula {formula} and not last"):
+        sync(text)
+
+    assert Meter.objects.get(slug="seats").stripe_meter_id is None

@@ -22,7 +22,7 @@ from reconciliation.comparison import (
     hour_of,
     merged,
 )
-from usage.cells import HOUR, MAX_EXACT, Cell, Part
+from usage.cells import ABSENCE_STABLE_HOURS, HOUR, MAX_EXACT, Cell, Part
 from usage.lifecycle import State
 
 pytestmark = pytest.mark.unit
@@ -33,14 +33,16 @@ LONG_AGO = H + 2 * HOUR
 SETTLE_SECONDS = 3_600
 
 
-def part(value, state=State.ACCEPTED, *, at=LONG_AGO, doubt=False) -> Part:
+def part(value, state=State.ACCEPTED, *, at=LONG_AGO, doubt=False, wire="v1") -> Part:
     attempted = None if state == State.READY else at
-    return Part(1, Decimal(value), state, has_open_doubt=doubt, last_attempt_at=attempted)
+    return Part(
+        1, Decimal(value), state, has_open_doubt=doubt, last_attempt_at=attempted, wire=wire
+    )
 
 
-def judged(parts, total) -> tuple[Verdict, Reason]:
+def judged(parts, total, *, credit=0) -> tuple[Verdict, Reason]:
     [cell] = compare(
-        ours={H: Cell(H, tuple(parts))},
+        ours={H: Cell(H, tuple(parts), credit=Decimal(credit))},
         stripe={H: Decimal(total)},
         read_at=READ_AT,
         settle_seconds=SETTLE_SECONDS,
@@ -94,6 +96,15 @@ DIFFERS = Verdict.DISCREPANCY
         ([part(10), part(7, UNPROVEN)], 18, (DIFFERS, Reason.EXCESS)),
         ([part(10), part(-4, DOUBT)], 6, (WAITS, Reason.IN_DOUBT)),
         ([part(10), part(-4, DOUBT)], 5, (DIFFERS, Reason.MISSING)),
+        # The stream's answer is none: only the total tells, and until it does the cell waits.
+        ([part(10, wire="stream")], 10, EQUAL),
+        ([part(10, wire="stream")], 0, (WAITS, Reason.UNVERIFIED)),
+        ([part(10, wire="stream"), part(2)], 7, (WAITS, Reason.UNVERIFIED)),
+        ([part(10, wire="stream"), part(2)], 1, (DIFFERS, Reason.MISSING)),
+        ([part(10, wire="stream"), part(2)], 13, (DIFFERS, Reason.EXCESS)),
+        ([part(10, wire="stream"), part(2, UNPROVEN)], 2, (WAITS, Reason.UNPROVEN)),
+        ([part(10, wire="stream"), part(2, DOUBT)], 2, (WAITS, Reason.IN_DOUBT)),
+        ([part(10, State.SETTLED, wire="stream")], 0, (DIFFERS, Reason.MISSING)),
         # Nothing of ours at all.
         ([], 1, (DIFFERS, Reason.FOREIGN)),
         ([], "0.5", (DIFFERS, Reason.FOREIGN)),
@@ -106,6 +117,36 @@ DIFFERS = Verdict.DISCREPANCY
 )
 def test_each_cell_gets_its_verdict(parts, total, expected):
     assert judged(parts, total) == expected
+
+
+@pytest.mark.parametrize(
+    ("parts", "total", "expected"),
+    [
+        ([part(10), part(7, UNPROVEN)], 10, (WAITS, Reason.REPLACED)),
+        ([part(10), part(7, UNPROVEN), part(3, UNPROVEN)], 13, (WAITS, Reason.REPLACED)),
+        ([part(10, wire="stream")], 0, (WAITS, Reason.REPLACED)),
+        # Impossible totals: a case of the cell's own is open, and more than all is an excess, too.
+        ([part(10), part(7, UNPROVEN)], 12, (WAITS, Reason.UNPROVEN)),
+        ([part(10), part(7, UNPROVEN)], 18, (DIFFERS, Reason.EXCESS)),
+        ([part(10), part(7, UNPROVEN)], 9, (DIFFERS, Reason.MISSING)),
+    ],
+)
+def test_what_is_proven_absent_waits_for_what_is_sent_in_its_place(parts, total, expected):
+    [cell] = compare(
+        ours={H: Cell(H, tuple(parts))},
+        stripe={H: Decimal(total)},
+        read_at=LONG_AGO + ABSENCE_STABLE_HOURS * HOUR,
+        settle_seconds=SETTLE_SECONDS,
+    )
+
+    assert (cell.verdict, cell.reason) == expected
+
+
+def test_a_credit_is_part_of_our_book():
+    parts = [part(7, State.SUPERSEDED), part(4)]
+
+    assert judged(parts, 7, credit=3) == EQUAL
+    assert judged(parts, 4, credit=3) == (DIFFERS, Reason.MISSING)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from tests.factories.usage import (
 )
 from usage.cells import HOUR
 from usage.lifecycle import State
-from usage.models import Observation
+from usage.models import Observation, SubmissionState
 
 pytestmark = pytest.mark.integration
 
@@ -513,6 +513,86 @@ def test_the_nightly_wake_up_runs_to_the_end(acme, stripe_at_now):
     assert run.window_end - run.window_start >= DAY
 
 
+# --- what is in doubt ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def doubts(sent, acme, globex, images, tokens, now):
+    """Something in doubt for three pairs, and usage of no doubt for the fourth and beside them."""
+
+    def made(state, *, customer=acme, meter=tokens, at=now):
+        return make_submission(customer=customer, meter=meter, at=at, value=5, state=state)
+
+    in_retry = made(State.IN_DOUBT, customer=globex)
+    for state in (State.SENDING, State.RETRY):
+        move(in_retry, state, at=now)
+    over_the_stream = made(State.ACCEPTED, meter=images, at=now - 25 * DAY)
+    SubmissionState.objects.filter(pk=over_the_stream.pk).update(wire="stream")
+    sent(10, at=now - 9 * DAY)
+    sent(10, at=now, customer=globex, meter=images)
+    made(State.RETRY, at=now - 9 * DAY)
+    return made(State.UNPROVEN), in_retry, over_the_stream
+
+
+def test_only_what_is_in_doubt_is_compared(doubts, now):
+    arrive(*doubts)
+
+    result = runs.reconcile_doubtful(now=now + 2 * HOUR)
+
+    assert (result.pair_count, result.cell_count, result.is_finished) == (3, 3, True)
+    assert states(*doubts) == ["settled", "retry", "settled"]
+    run = ReconciliationRun.objects.get()
+    assert (run.only_doubtful, run.with_unsettled) == (True, False)
+    assert run.window_start == run.window_end
+    assert runs.reconcile_doubtful(now=now + 3 * HOUR).pair_count == 1
+
+
+def test_a_doubtful_run_goes_on_where_its_time_was_up_and_is_not_the_nights(doubts, now):
+    later = now + 2 * HOUR
+    first = runs.reconcile_doubtful(now=later, seconds=0)
+    night = runs.reconcile_recent(now=later, seconds=0)
+    assert (first.pair_count, first.may_go_on) == (0, True)
+    assert night.run_id != first.run_id
+
+    result = runs.reconcile_doubtful(now=later, seconds=40)
+
+    assert (result.run_id, result.pair_count, result.is_finished) == (first.run_id, 3, True)
+    assert runs.reconcile_recent(now=later, seconds=0).run_id == night.run_id
+
+
+@pytest.mark.django_db
+def test_the_hourly_wake_up_asks_for_another_while_pairs_are_left(monkeypatch, now):
+    asked = []
+    result = runs.RunResult(1, False, True, *[0] * 8, error="")
+    monkeypatch.setattr(runs, "reconcile_doubtful", lambda **_: result)
+    monkeypatch.setattr(
+        wakeups, "after_commit", lambda task, **options: asked.append((task, options))
+    )
+
+    tasks.reconcile_doubtful()
+
+    assert asked == [("reconciliation.reconcile_doubtful", {"expire_seconds": 3_600})]
+
+
+@pytest.mark.django_db
+def test_the_hourly_wake_up_runs_to_the_end(acme, stripe_at_now):
+    tasks.reconcile_doubtful()
+
+    assert ReconciliationRun.objects.get(only_doubtful=True).finished_at is not None
+
+
+def test_the_command_compares_what_is_in_doubt(doubts, acme, tokens, now):
+    arrive(doubts[0])
+    arrive_from_elsewhere(customer=acme, meter=tokens, at=now, value=7)
+
+    text, status = printed("--doubtful")
+
+    assert status == 1
+    assert ": what is in doubt, 3 customer and meter pairs, 3 reads" in text
+    assert "Stripe has more than we ever sent" in text
+    assert text.rstrip().endswith("1 discrepancy is open; each has a case.")
+
+
 @pytest.mark.postgres
 @pytest.mark.django_db(transaction=True)
 def test_two_reconcilers_at_once_come_to_the_same_end(
@@ -613,6 +693,8 @@ def test_the_command_fails_when_not_everything_could_be_compared(sent, stripe_at
         ("--day", "20 November"),
         ("--day", "2026-11-20", "--until", "2026-11-21"),
         ("--since", "yesterday"),
+        ("--doubtful", "--until", "2026-11-21"),
+        ("--doubtful", "--day", "2026-11-20"),
         ("--since", "2026-11-20", "--until", "2026-11-20"),
         (),
     ],

@@ -42,6 +42,7 @@ def figures(found: Books) -> dict[str, dict[str, int]]:
                 "recorded": meter.recorded,
                 "unflushed": meter.unflushed,
                 "held": meter.held,
+                "credited": meter.credited,
                 **meter.states,
             }.items()
             if value
@@ -242,6 +243,7 @@ def test_the_command_shows_stripe_beside_our_books(traffic, now):
                 "recorded": "1500027",
                 "unflushed": "0",
                 "held": "0",
+                "credited": "0",
                 "states": {s.value: "1500027" if s == "accepted" else "0" for s in State},
                 "stripe": "1500027",
                 "balanced": True,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 import pytest
 from django.db import connection
 
-from billing.models import MeterVersion, Source
+from billing.enums import Aggregation
+from billing.models import Meter, MeterVersion, Source
 from tests.usage.conftest import make_meter, report
 from usage.ingestion import CONFLICT, Outcome, Refusal, Stored, accept
 from usage.models import EventConflict, IngestBatch, UsageEvent
@@ -217,3 +219,69 @@ def test_awkward_text_is_stored_to_the_letter(store, now, text):
 def test_a_request_of_refusals_stores_nothing(store):
     assert store(Refusal("id", "is required")) == [Refusal("id", "is required")]
     assert not IngestBatch.objects.exists()
+
+
+def running_meter(aggregation: Aggregation, value_property: str, *, required: bool = True) -> None:
+    meter = make_meter(f"{aggregation}_{value_property}", value_property, required=required)
+    Meter.objects.filter(pk=meter.pk).update(aggregation=aggregation)
+
+
+@pytest.mark.parametrize("user", ["u", "ü" * 200, "7", 7, 0, -3, 10**199, " ", 'a"b\\'], ids=repr)
+def test_what_can_be_told_apart_is_stored(store, now, user):
+    running_meter(Aggregation.UNIQUE, "user")
+
+    assert store(report("a", at=now, input_tokens=1, user=user)) == [Stored.ACCEPTED]
+
+    assert UsageEvent.objects.get().data["user"] == user
+
+
+NO_NAME = "must be a text or a whole number, written without decimals"
+NAME_LENGTH = "must have 1 to 200 characters"
+
+
+@pytest.mark.parametrize(
+    ("user", "reason"),
+    [
+        ("", NAME_LENGTH),
+        ("u" * 201, NAME_LENGTH),
+        (10**200, NAME_LENGTH),
+        (Decimal("7.0"), NO_NAME),
+        (Decimal("1e3"), NO_NAME),
+        (True, NO_NAME),
+        (["u"], NO_NAME),
+        ({"id": "u"}, NO_NAME),
+        (None, "is required by unique_user"),
+    ],
+    ids=repr,
+)
+def test_what_cannot_be_told_apart_is_refused_and_its_neighbour_stored(store, now, user, reason):
+    """F08, F12."""
+    running_meter(Aggregation.UNIQUE, "user")
+
+    outcomes = store(
+        report("a", at=now, input_tokens=1, user=user),
+        report("b", at=now, input_tokens=1, user="u"),
+    )
+
+    assert outcomes == [Refusal("data.user", reason), Stored.ACCEPTED]
+    assert stored_ids() == ["b"]
+
+
+@pytest.mark.parametrize("aggregation", [Aggregation.MAX, Aggregation.LATEST])
+@pytest.mark.parametrize(
+    ("seats", "outcome"),
+    [
+        (3, Stored.ACCEPTED),
+        ("3", Stored.ACCEPTED),
+        (0, Stored.ACCEPTED),
+        (None, Stored.ACCEPTED),
+        (-1, Refusal("data.seats", "must not be negative")),
+        (Decimal("1.5"), Refusal("data.seats", "must be a whole number")),
+        ("many", Refusal("data.seats", "must be a number")),
+    ],
+    ids=repr,
+)
+def test_the_largest_and_the_latest_need_a_number(store, now, aggregation, seats, outcome):
+    running_meter(aggregation, "seats", required=False)
+
+    assert store(report("a", at=now, input_tokens=1, seats=seats)) == [outcome]

@@ -10,43 +10,51 @@ from django.core.management import call_command
 from django.db import connection
 
 from billing.models import Case
+from reconciliation import runs
 from tests.usage.conftest import report
 from usage import flush, holding, tasks
 from usage.invariants import INVARIANTS, violations
 from usage.lifecycle import State
 from usage.models import SubmissionState
-from usage.settlement import settle
 
 pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
 def history(world, store):
-    """Events flushed, held, delivered after a doubt, and settled."""
+    """Events flushed, held, delivered after a doubt, settled, and replaced in part."""
+    for event_id, fault, tokens in (("p", "answer_lost", 7), ("q", "drop_before", 5)):
+        store(report(event_id, at=world.now, input_tokens=tokens), at=world.now)
+        flush.flush_batches(now=world.now)
+        world.emulator.faults.switch_on(fault, path="/v1/billing/meter_events", count=1)
+        world.deliver()
+    world.deliver(hours=23)
+    world.advance(hours=36)
+    runs.reconcile_doubtful(now=world.now)
     world.emulator.faults.switch_on("answer_lost", path="/v1/billing/meter_events", count=1)
-    store(report("a", at=world.now, input_tokens=10, cached_tokens=3), report("b", at=world.now))
-    store(report("c", at=world.now, subject="nobody"))
+    store(
+        report("a", at=world.now, input_tokens=10, cached_tokens=3),
+        report("b", at=world.now),
+        at=world.now,
+    )
+    store(report("c", at=world.now, subject="nobody"), at=world.now)
     flush.flush_batches(now=world.now)
     holding.release(now=world.now)
     world.deliver()
     world.deliver(seconds=5)
-    for standing in SubmissionState.objects.select_related("submission"):
-        settle(
-            customer_id=standing.customer_id,
-            meter_id=standing.meter_id,
-            observed={standing.submission.window_start: standing.submission.value},
-            observed_at=world.now + timedelta(hours=1),
-        )
-    store(report("d", at=world.now, input_tokens=1))
+    later = world.now + timedelta(hours=1)
+    runs.reconcile(since=world.now - timedelta(days=4), until=later, now=later)
+    store(report("d", at=world.now, input_tokens=1), at=world.now)
     flush.flush_batches(now=world.now)
     world.claim()
-    store(report("e", at=world.now, input_tokens=1))
+    store(report("e", at=world.now, input_tokens=1), at=world.now)
     return world
 
 
 def test_an_honest_history_violates_nothing(history):
     states = set(SubmissionState.objects.values_list("state", flat=True))
-    assert states == {State.SETTLED, State.SENDING, State.READY}
+    assert states == {State.SETTLED, State.SUPERSEDED, State.SENDING, State.READY}
+    assert history.counted() == 7 + 5 + 10 + 10
 
     assert violations() == ()
 
@@ -58,15 +66,25 @@ TAMPERING = {
     " (SELECT min(id) FROM usage_flushrun)",
     "I2": "UPDATE usage_usageevent SET data = '{\"input_tokens\": 11}' WHERE event_id = 'b'",
     "I3": "DELETE FROM usage_submissionstate WHERE state = 'ready'",
+    "I3a": "UPDATE usage_submissionstate SET state = 'superseded' WHERE state = 'ready'",
+    "I4": "UPDATE usage_replacement SET credit = credit + 1",
+    "I4a": "UPDATE usage_submissionstate SET replaced_by_id = NULL WHERE state = 'superseded'",
     "I5": "UPDATE usage_submission SET payload = replace(payload, 'cus_', 'cus-') WHERE id ="
     " (SELECT min(id) FROM usage_submission)",
     "I6": "DELETE FROM usage_attempt WHERE outcome = 'duplicate'",
     "I7": "UPDATE usage_attempt SET started_at = started_at + interval '24 hours' WHERE number = 2",
+    "I8": "UPDATE usage_submission SET value = value + 1 WHERE id ="
+    " (SELECT max(id) FROM usage_submission)",
+    "I9": "UPDATE usage_observation SET observed = observed + 1",
     "I10": "UPDATE usage_submissionstate SET next_action_at = NULL WHERE state = 'ready'",
     "I13": "UPDATE usage_submission SET timestamp = window_start - interval '1 second' WHERE id ="
     " (SELECT min(id) FROM usage_submission)",
     "I14": "UPDATE usage_attempt SET started_at = started_at + interval '36 days'"
     " WHERE outcome = 'accepted'",
+    "I15": "UPDATE usage_submission SET live_mode = true",
+    "I16": "UPDATE billing_customer SET stripe_customer_id = 'cus_moved' WHERE external_id = 'acme';"
+    " INSERT INTO billing_customer (external_id, email, name, created_at, stripe_customer_id)"
+    " SELECT 'heir', '', '', now(), min(stripe_customer_id) FROM usage_submission",
     "I17": "UPDATE usage_observation SET observed_at = observed_at - interval '2 hours'",
 }
 

@@ -168,6 +168,8 @@ def test_presence_of_the_unproven_is_believed_at_once(made, settled, now):
 
     assert states(accepted, unproven) == ["settled", "settled"]
     assert SubmissionState.objects.get(pk=unproven.pk).doubt_since is None
+    observation = Observation.objects.order_by("-pk")[0]
+    assert (observation.expected, observation.observed) == (15, 15)
     assert Case.objects.get().resolution == "Stripe's summary of the hour holds it."
 
 

@@ -6,6 +6,7 @@ from usage.models.fence import Fence
 from usage.models.held import HeldUsage
 from usage.models.observation import Observation
 from usage.models.replacement import Replacement
+from usage.models.running import RunningName, RunningValue
 from usage.models.submission import Attempt, Submission, SubmissionState
 from usage.models.void import Cancellation, Void
 
@@ -22,6 +23,8 @@ __all__ = [
     "IngestBatch",
     "Observation",
     "Replacement",
+    "RunningName",
+    "RunningValue",
     "Submission",
     "SubmissionState",
     "UsageEvent",

@@ -21,8 +21,9 @@ ALWAYS_SHOWN = frozenset({State.ACCEPTED, State.SETTLED})
 
 class Command(BaseCommand):
     help = (
-        "Print, per meter: recorded = unflushed + held + every state of a submission, and Stripe's"
-        " own total beside it. Exits with 1 when an equation does not hold."
+        "Print, per meter: recorded = unflushed + held + credited + every state of a submission but"
+        " superseded; and Stripe's own total beside it. Exits with 1 when an equation does not"
+        " hold."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -69,6 +70,7 @@ def _as_json(found: Statement) -> dict[str, Any]:
                 "recorded": f"{meter.recorded:f}",
                 "unflushed": f"{meter.unflushed:f}",
                 "held": f"{meter.held:f}",
+                "credited": f"{meter.credited:f}",
                 "states": {state.value: f"{meter.states[state]:f}" for state in State},
                 "stripe": None if total is None else f"{total:f}",
                 "balanced": found.is_meter_balanced(meter),
@@ -97,9 +99,11 @@ def _rows(found: Statement) -> Iterator[list[str]]:
         for state in State
         if state in ALWAYS_SHOWN or any(meter.states[state] for meter in meters)
     ]
+    has_credit = any(meter.credited for meter in meters)
     heading = ["meter", "unit", "recorded", "unflushed", "held"]
     yield [
         *heading,
+        *(["credited"] if has_credit else []),
         *(state.label for state in states),
         *([] if found.stripe is None else ["at Stripe"]),
     ]
@@ -111,6 +115,7 @@ def _rows(found: Statement) -> Iterator[list[str]]:
             _number(meter.recorded),
             _number(meter.unflushed),
             _number(meter.held),
+            *([_number(meter.credited)] if has_credit else []),
             *(_number(meter.states[state]) for state in states),
             *([] if total is None else [_number(total)]),
         ]

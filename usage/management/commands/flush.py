@@ -5,7 +5,7 @@ from typing import Any
 from django.core.management.base import BaseCommand
 from django.utils import timezone
 
-from usage import flush, holding, lateness, recutting
+from usage import flush, holding, lateness, recutting, running_upkeep
 
 FOREVER = float("inf")
 
@@ -23,6 +23,7 @@ class Command(BaseCommand):
         lateness.ask(now=timezone.now(), seconds=FOREVER)
         late = lateness.hold_late_waiting(clock=timezone.now, seconds=FOREVER)
         released = holding.release_waiting(clock=timezone.now, seconds=FOREVER)
+        running_upkeep.tend(clock=timezone.now, seconds=FOREVER)
         holding.report()
         lateness.report()
         if recut != recutting.Recut():
