@@ -82,7 +82,7 @@ def _over_v1(claim: Claim) -> Verdict:
             receipt = meter_events.send(
                 json.loads(claim.payload),
                 check=_lease_of(claim),
-                idempotency_key=meter_events.new_idempotency_key(),
+                idempotency_key=meter_events.new_idempotency_key(claim.identifier),
             )
     except errors.NoMeter as error:
         return _failed(error, Outcome.NOT_ACCEPTED, State.RETRY, code=NO_METER)
@@ -101,7 +101,7 @@ def _by_cancelling(claim: Claim) -> Verdict:
                 event_name=json.loads(claim.payload)["event_name"],
                 identifier=claim.cancels,
                 check=_lease_of(claim),
-                idempotency_key=meter_events.new_idempotency_key(),
+                idempotency_key=meter_events.new_idempotency_key(claim.identifier),
             )
     except errors.Rejected as error:
         if claim.doubt_since is not None:

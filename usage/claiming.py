@@ -61,6 +61,8 @@ _MAY_GO = f"""
           WHERE frozen.state = 'unproven' AND frozen.customer_id = due.customer_id
             AND frozen.meter_id = due.meter_id
             AND part.window_start = submission.window_start
+            -- A running value adds to nothing: a newer one may go, and stands for it.
+            AND meter.aggregation IN ('sum', 'count')
       )
 """
 _TAKE = {

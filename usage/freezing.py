@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
 
 from django.conf import settings
 
-from usage import wire
+from usage import wire as rendering
+from usage.enums import Wire
 from usage.folding import FoldedCell
 from usage.lifecycle import State
 from usage.models import FlushRun, Replacement, Submission, SubmissionState
@@ -32,8 +33,13 @@ def freeze(
         for cell in cells
         for part, value in enumerate(split(cell.quantity))
     ]
-    for submission in submissions:
-        submission.replaces = replaces
+    # What stands in for a doubt is told at once what Stripe thinks of it.
+    store(submissions, wire="" if replaces is None else Wire.V1, now=now)
+    return len(submissions)
+
+
+def store(submissions: Sequence[Submission], *, wire: str, now: datetime) -> None:
+    """Write submissions and that they are due. `wire` is the only one they may use; "" for any."""
     Submission.objects.bulk_create(submissions, batch_size=2_000)
     SubmissionState.objects.bulk_create(
         [
@@ -42,6 +48,7 @@ def freeze(
                 customer_id=submission.customer_id,
                 meter_id=submission.meter_id,
                 state=State.READY,
+                wire=wire,
                 next_action_at=now,
                 changed_at=now,
             )
@@ -49,7 +56,6 @@ def freeze(
         ],
         batch_size=2_000,
     )
-    return len(submissions)
 
 
 def _submission(  # noqa: PLR0913 - the parts of a frozen row
@@ -66,7 +72,7 @@ def _submission(  # noqa: PLR0913 - the parts of a frozen row
     timestamp = cell.latest.replace(microsecond=0)
     if cell.customer_id is None or cell.stripe_customer_id is None:
         raise ValueError(f"a cell of {cell.subject} cannot be sent: {cell.held_reason}")
-    payload = wire.render(
+    payload = rendering.render(
         identifier=identifier,
         event_name=cell.event_name,
         stripe_customer_id=cell.stripe_customer_id,
@@ -87,7 +93,7 @@ def _submission(  # noqa: PLR0913 - the parts of a frozen row
         stripe_customer_id=cell.stripe_customer_id,
         event_name=cell.event_name,
         payload=payload,
-        payload_hash=wire.fingerprint(payload),
+        payload_hash=rendering.fingerprint(payload),
         live_mode=settings.STRIPE_LIVE_MODE,
         replaces=replaces,
         created_at=now,

@@ -60,9 +60,9 @@ def send(payload: Mapping[str, Any], *, check: Callable[[], None], idempotency_k
     return Receipt(is_duplicate=False, request_id=(response and response.request_id) or "")
 
 
-def new_idempotency_key() -> str:
-    """Return a key for one attempt."""
-    return uuid.uuid4().hex
+def new_idempotency_key(identifier: str = "") -> str:
+    """Return a key for one attempt; it begins with `identifier`, in case Stripe reports by it."""
+    return f"{identifier}.{uuid.uuid4().hex}" if identifier else uuid.uuid4().hex
 
 
 def summaries(

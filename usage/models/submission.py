@@ -83,7 +83,8 @@ class SubmissionState(models.Model):
         max_length=6,
         choices=Wire,
         blank=True,
-        help_text="what the first attempt used, and every repeat will; empty before it",
+        help_text="what the first attempt used and every repeat will, or the only one it may use;"
+        " empty while any will do",
     )
     attempt_count = models.PositiveIntegerField(default=0)
     lease_until = models.DateTimeField(null=True, help_text="while sending: when the claim ends")
