@@ -16,7 +16,8 @@ from django.conf import settings
 from django.db import connection
 
 from usage import wire
-from usage.enums import HeldReason, ReplacementKind
+from usage.enums import HeldReason, ReplacementKind, Wire
+from usage.freezing import store
 from usage.lifecycle import State
 from usage.models import FlushRun, HeldUsage, Replacement, RunningValue, Submission
 
