@@ -217,8 +217,9 @@ def test_no_key_is_issued_for_our_own_source(db, admin_client):
     assert not ApiKey.objects.exists()
 
 
-def test_original_and_void_in_one_run_send_nothing(store, take_back, acme, meters, now):
-    store(report("a", at=now, input_tokens=10, cached_tokens=3))
+@pytest.mark.parametrize("subject", ["acme", "who"])
+def test_original_and_void_in_one_run_come_to_nothing(store, take_back, acme, meters, now, subject):
+    store(report("a", at=now, subject=subject, input_tokens=10, cached_tokens=3))
     take_back("a")
 
     result = flush.flush_batches(now=now)
