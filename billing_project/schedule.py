@@ -70,6 +70,12 @@ JOBS = (
         reason="create at Stripe the subscriptions an outage or a crash left without an id",
     ),
     Job(
+        task="billing.check_meters",
+        queue="webhooks",
+        utc_time="03:30",
+        reason="ask Stripe whether its meters can still take what we send",
+    ),
+    Job(
         task="usage.check_invariants",
         queue="reconciliation",
         utc_time="04:30",

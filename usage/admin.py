@@ -25,6 +25,7 @@ from usage.lifecycle import State
 from usage.models import (
     Attempt,
     EventConflict,
+    Fence,
     FlushRun,
     HeldUsage,
     Submission,
@@ -285,3 +286,24 @@ class HeldUsageAdmin(Ledger):
     @display(description="held for")
     def held_for(self, held: HeldUsage) -> str:
         return timesince(held.held_at, held.released_at or timezone.now() + timedelta(seconds=1))
+
+
+@admin.register(Fence)
+class FenceAdmin(ReadOnlyAdmin):
+    """Whether sending is allowed, from which database, and who allowed it last."""
+
+    list_display = ("sending", "deployment", "cluster", "timeline", "allowed_by", "recorded_at")
+    fields = (
+        ("sending", "quarantined_at", "quarantine_reason"),
+        ("deployment", "live_mode", "cluster", "timeline"),
+        ("allowed_by", "recorded_at", "lost_since"),
+        "reason",
+    )
+
+    @display(description="sending", label={"open": "success", "stopped": "danger"})
+    def sending(self, stored: Fence) -> str:
+        return "open" if stored.quarantined_at is None else "stopped"
+
+    @display(description="allowed by")
+    def allowed_by(self, stored: Fence) -> str:
+        return stored.recorded_by or "the first call"
