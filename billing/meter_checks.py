@@ -79,32 +79,27 @@ def objection(meter: Meter, at_stripe: Mapping[str, StripeMeter]) -> str:
     `at_stripe` holds all meters of our key's mode by event name, the string that routes to them.
     """
     found = at_stripe.get(meter.event_name)
-    formula = FORMULAS[meter.aggregation]
     if found is None:
         mode = "live" if settings.STRIPE_LIVE_MODE else "test"
         return f"Stripe has no meter for {meter.event_name} in {mode} mode."
     if found.id != meter.stripe_meter_id:
         return f"Stripe routes {meter.event_name} to {found.id}, not to {meter.stripe_meter_id}."
-    if found.is_live != settings.STRIPE_LIVE_MODE:
-        return f"Stripe's meter {found.id} is of the other mode than our key."
-    if not found.is_active:
-        return f"Stripe's meter {found.id} is deactivated."
-    if found.formula != formula:
-        return (
-            f"Stripe's meter {found.id} has the formula {found.formula};"
-            f" a meter of {meter.aggregation} needs {formula}."
-        )
-    if found.event_time_window:
-        return (
-            f"Stripe's meter {found.id} keeps one event of each {found.event_time_window}"
-            " and drops the others."
-        )
-    if (found.customer_key, found.value_key) != (CUSTOMER_KEY, VALUE_KEY):
-        return (
-            f"Stripe's meter {found.id} reads {found.customer_key} and {found.value_key}"
-            f" of an event; we send {CUSTOMER_KEY} and {VALUE_KEY}."
-        )
-    return ""
+    formula, keys = FORMULAS[meter.aggregation], (found.customer_key, found.value_key)
+    objections = {
+        "is of the other mode than our key": found.is_live != settings.STRIPE_LIVE_MODE,
+        "is deactivated": not found.is_active,
+        f"has the formula {found.formula}; a meter of {meter.aggregation} needs {formula}": (
+            found.formula != formula
+        ),
+        f"keeps one event of each {found.event_time_window} and drops the others": bool(
+            found.event_time_window
+        ),
+        f"reads {' and '.join(keys)} of an event; we send {CUSTOMER_KEY} and {VALUE_KEY}": (
+            keys != (CUSTOMER_KEY, VALUE_KEY)
+        ),
+    }
+    raised = (what for what, applies in objections.items() if applies)
+    return next((f"Stripe's meter {found.id} {what}." for what in raised), "")
 
 
 def _check(due: Iterable[Meter], now: datetime) -> CheckResult:

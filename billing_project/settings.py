@@ -151,6 +151,11 @@ UNFOLD = {
                         "icon": "pan_tool",
                         "link": reverse_lazy("admin:usage_heldusage_changelist"),
                     },
+                    {
+                        "title": "Dispatch fence",
+                        "icon": "shield",
+                        "link": reverse_lazy("admin:usage_fence_changelist"),
+                    },
                 ],
             },
             {

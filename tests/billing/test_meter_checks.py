@@ -10,6 +10,7 @@ from django_celery_beat.models import PeriodicTask
 
 from billing import meter_checks
 from billing.enums import Aggregation, CaseKind
+from billing.gateway import client
 from billing.gateway.client import connection as stripe
 from billing.models import Case, Meter
 from billing.tasks import check_meters
@@ -86,8 +87,7 @@ def test_a_meter_is_checked_again_after_a_day(emulator, now):
         ),
         (
             {"value_settings": {"event_payload_key": "tokens"}},
-            "reads stripe_customer_id and tokens of an event;"
-            " we send stripe_customer_id and value.",
+            "reads stripe_customer_id and tokens of an event; we send stripe_customer_id and value.",
         ),
     ],
 )
@@ -204,15 +204,17 @@ def test_silence_changes_nothing_and_the_next_call_asks_again(emulator, now, fau
     assert meter_checks.check_due(later).checked_count == 2
 
 
-def test_a_refused_key_opens_a_case_that_the_next_list_closes(emulator, now):
+def test_a_refused_key_opens_a_case_that_the_next_list_closes(emulator, now, settings):
     at_stripe(make_meter())
-    emulator.faults.switch_on("401", path=METERS)
+    settings.STRIPE_SECRET_KEY = "nonsense"
+    client._connection.cache_clear()
 
     assert not meter_checks.check_due(now).answered
 
     case = Case.objects.get()
     assert (case.kind, case.reference) == (CaseKind.MISCONFIGURED, "meters")
-    emulator.faults.clear()
+    settings.STRIPE_SECRET_KEY = "sk_test_emulator"
+    client._connection.cache_clear()
     meter_checks.check_due(now)
     case.refresh_from_db()
     assert case.closed_at is not None
