@@ -228,15 +228,25 @@ class MeterAdmin(ReadOnlyAdmin):
         "aggregation",
         "unit",
         "at_stripe",
+        "checked_at",
+        "blocked",
     )
-    list_filter = ("aggregation",)
+    list_filter = ("aggregation", ("blocked", admin.EmptyFieldListFilter))
     search_fields = ("slug", "event_name", "=stripe_meter_id")
     search_help_text = "slug, event name or Stripe id"
     inlines = (VersionInline,)
 
-    @display(description="at Stripe", label={"yes": "success", "not yet": "warning"})
+    @display(
+        description="at Stripe",
+        label={"yes": "success", "blocked": "danger", "not checked": "warning"}
+        | {"not yet": "warning"},
+    )
     def at_stripe(self, meter: Meter) -> str:
-        return "not yet" if meter.stripe_meter_id is None else "yes"
+        if meter.stripe_meter_id is None:
+            return "not yet"
+        if meter.blocked:
+            return "blocked"
+        return "not checked" if meter.checked_at is None else "yes"
 
 
 class PriceInline(ReadOnlyInline):

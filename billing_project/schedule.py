@@ -82,6 +82,12 @@ JOBS = (
         reason="close Stripe's error reports that are cleared up, and tell of those that are not",
     ),
     Job(
+        task="billing.check_meters",
+        queue="webhooks",
+        utc_time="03:30",
+        reason="ask Stripe whether its meters can still take what we send",
+    ),
+    Job(
         task="usage.check_invariants",
         queue="reconciliation",
         utc_time="04:30",

@@ -156,6 +156,11 @@ UNFOLD = {
                         "icon": "report",
                         "link": reverse_lazy("admin:usage_errorreport_changelist"),
                     },
+                    {
+                        "title": "Dispatch fence",
+                        "icon": "shield",
+                        "link": reverse_lazy("admin:usage_fence_changelist"),
+                    },
                 ],
             },
             {

@@ -30,6 +30,7 @@ from usage.models import (
     ErrorReportSample,
     ErrorReportType,
     EventConflict,
+    Fence,
     FlushRun,
     HeldUsage,
     Submission,
@@ -446,3 +447,24 @@ for kind in (CaseKind.REJECTED, CaseKind.UNPROVEN, CaseKind.EXPIRED):
     CASE_LINKS[kind].append(_submission_of)
 for kind in (CaseKind.REJECTED, CaseKind.UNPROVEN, CaseKind.ERROR_REPORT):
     CASE_LINKS[kind].append(_report_of)
+
+
+@admin.register(Fence)
+class FenceAdmin(ReadOnlyAdmin):
+    """Whether sending is allowed, from which database, and who allowed it last."""
+
+    list_display = ("sending", "deployment", "cluster", "timeline", "allowed_by", "recorded_at")
+    fields = (
+        ("sending", "quarantined_at", "quarantine_reason"),
+        ("deployment", "live_mode", "cluster", "timeline"),
+        ("allowed_by", "recorded_at", "lost_since"),
+        "reason",
+    )
+
+    @display(description="sending", label={"open": "success", "stopped": "danger"})
+    def sending(self, stored: Fence) -> str:
+        return "open" if stored.quarantined_at is None else "stopped"
+
+    @display(description="allowed by")
+    def allowed_by(self, stored: Fence) -> str:
+        return stored.recorded_by or "the first call"

@@ -35,6 +35,7 @@ class StripeMeter:
     display_name: str
     formula: str
     is_active: bool
+    is_live: bool
     event_time_window: str
     customer_key: str
     value_key: str

@@ -40,8 +40,7 @@ def test_takers_at_one_instant_share_one_bucket_from_its_first_moment(now):
 
     def taker() -> None:
         start.wait(timeout=10)
-        for _ in range(30):
-            granted.append(rate_limits.take(Endpoint.METER_EVENTS, want=1, now=now))
+        granted.extend(rate_limits.take(Endpoint.METER_EVENTS, want=1, now=now) for _ in range(30))
 
     in_threads(*[taker] * TAKERS)
 
@@ -56,8 +55,7 @@ def test_takers_of_two_endpoints_share_the_account_without_a_deadlock(now):
 
     def taker(endpoint: Endpoint) -> None:
         start.wait(timeout=10)
-        for _ in range(30):
-            granted.append(rate_limits.take(endpoint, want=1, now=now))
+        granted.extend(rate_limits.take(endpoint, want=1, now=now) for _ in range(30))
 
     in_threads(*[lambda: taker(Endpoint.METER_EVENTS)] * 3, *[lambda: taker(Endpoint.STREAM)] * 3)
 
