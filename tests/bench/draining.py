@@ -34,7 +34,7 @@ class Backlog:
     path: str
     submissions: int
     limit: int
-    """Events a second."""
+    """Events a second, as configured and as judged."""
     customers: int = 200
     meters: int = METERS
 
@@ -85,13 +85,18 @@ class _Drain:
         self._emulator = self._running.enter_context(emulator.running())
         names = [f"bench_{number}" for number in range(self.backlog.meters)]
         backlog.write_parties(
-            customers=self._emulator.create_customers(self.backlog.customers),
+            # No more pairs than submissions.
+            customers=self._emulator.create_customers(
+                min(self.backlog.customers, self.submissions // self.backlog.meters)
+            ),
             meters=list(zip(names, self._emulator.create_meters(names), strict=True)),
         )
+        backlog.clear()
         self._emulator.set(rate_limits="live", one_call_per_pair=True)
         self._workers = self._running.enter_context(
             workers.started(WORKERS, environment=self._environment())
         )
+        # Only now: getting ready, the workers have made a pass and found nothing.
         backlog.write(self.submissions)
         self._arrived = self._emulator.now_arrived()
 
@@ -150,7 +155,14 @@ class _Drain:
 
     def _environment(self) -> dict[str, str]:
         assert self._emulator is not None
-        return {"STRIPE_EMULATOR_URL": self._emulator.url}
+        return {
+            "DJANGO_SETTINGS_MODULE": "tests.bench.live_settings",
+            "STRIPE_EMULATOR_URL": self._emulator.url,
+            "USAGE_STREAM": str(int(self.backlog.path == STREAM)),
+            # The settings take both as of test mode where they are not told.
+            "STRIPE_METER_EVENTS_PER_SECOND": str(self.backlog.limit),
+            "STRIPE_STREAM_PER_SECOND": str(self.backlog.limit),
+        }
 
     def _moments(self) -> list[pace.Moment]:
         return [

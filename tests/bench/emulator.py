@@ -19,8 +19,8 @@ import stripe
 from stripe_emulator.core.arrivals import Arrival
 from tests.bench import stack
 
-KEY = "sk_test_emulator"
-"""The key our settings use for an emulator."""
+KEY = "sk_live_emulator"
+"""The key of `live_settings`: the two modes do not see each other's objects."""
 ARRIVALS_PER_PAGE = 1_000
 ASK_SECONDS = 120
 
