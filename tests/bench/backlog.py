@@ -78,7 +78,8 @@ INSERT INTO usage_submissionstate (
     submission_id, customer_id, meter_id, state, wire, attempt_count, next_action_at, reason,
     recount, changed_at
 )
-SELECT id, customer_id, meter_id, 'ready', '', 0, created_at, '', false, created_at
+SELECT id, customer_id, meter_id, %(state)s, '', 0,
+       CASE %(state)s WHEN 'ready' THEN created_at END, '', false, created_at
 FROM usage_submission ORDER BY id
 """
 
@@ -110,8 +111,8 @@ def clear() -> None:
         cursor.execute(f"TRUNCATE {', '.join(TABLES)} RESTART IDENTITY CASCADE")
 
 
-def write(count: int) -> None:
-    """Replace all submissions by `count` unsent ones of live mode, over all pairs, all due.
+def write(count: int, *, state: State = State.READY) -> None:
+    """Replace all submissions by `count` of live mode, spread over all pairs; READY ones are due.
 
     Raises:
         BenchFailed: they are not what the product itself would have frozen.
@@ -122,6 +123,7 @@ def write(count: int) -> None:
         "pairs": pairs,
         "runs": math.ceil(count / pairs),
         "hours": HOURS,
+        "state": state.value,
     }
     clear()
     with connection.cursor() as cursor:
