@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from decimal import Decimal
 
@@ -41,9 +42,13 @@ def open_case(
     return case
 
 
-def close_case(kind: CaseKind, reference: str, resolution: str) -> bool:
-    """Close the open case of this kind and reference; return whether there was one."""
-    closed = Case.objects.filter(kind=kind, reference=reference, closed_at__isnull=True).update(
+def close_cases(kind: CaseKind, references: Collection[str], resolution: str) -> int:
+    """Close the open cases of this kind and these references; return how many there were."""
+    return Case.objects.filter(kind=kind, reference__in=references, closed_at__isnull=True).update(
         closed_at=timezone.now(), resolution=resolution
     )
-    return closed > 0
+
+
+def close_case(kind: CaseKind, reference: str, resolution: str) -> bool:
+    """Close the open case of this kind and reference; return whether there was one."""
+    return close_cases(kind, [reference], resolution) > 0

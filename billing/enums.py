@@ -46,3 +46,14 @@ class CaseKind(models.TextChoices):
     INVARIANT = "invariant", "our own tables contradict each other"
     WEBHOOK = "webhook", "a webhook cannot be handled"
     MISCONFIGURED = "misconfigured", "Stripe refuses our key or our set-up"
+    QUARANTINE = "quarantine", "sending is stopped: the database is not the one it was"
+    METER = "meter", "Stripe's meter cannot take what we would send"
+
+
+class Endpoint(models.TextChoices):
+    """What Stripe limits by the second, as far as we call it often."""
+
+    METER_EVENTS = "meter_events", "meter events over v1, in calls"
+    STREAM = "stream", "meter event stream: events in live mode, requests in test mode"
+    READS = "reads", "reads, in calls"
+    ACCOUNT = "account", "all of them together, in calls"

@@ -81,6 +81,12 @@ JOBS = (
         utc_time="02:30",
         reason="compare every cell with Stripe's summaries",
     ),
+    Job(
+        task="reconciliation.reconcile_doubtful",
+        queue="reconciliation",
+        seconds=3_600,
+        reason="ask Stripe's summaries what became of submissions in doubt",
+    ),
 )
 
 

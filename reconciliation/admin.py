@@ -16,10 +16,11 @@ from unfold.decorators import display
 
 from billing.admin_base import ReadOnlyAdmin
 from reconciliation.comparison import Reason
-from reconciliation.discrepancies import number, reference
+from reconciliation.discrepancies import number
 from reconciliation.models import Discrepancy, ReconciliationRun
 from reconciliation.runs import RESUMED_WITHIN
 from usage.admin import link
+from usage.cells import cell_name
 
 
 @admin.register(ReconciliationRun)
@@ -39,7 +40,7 @@ class ReconciliationRunAdmin(ReadOnlyAdmin):
         "settled",
         "errors",
     )
-    list_filter = ("with_unsettled",)
+    list_filter = ("with_unsettled", "only_doubtful")
     ordering = ("-id",)
     fieldsets = (
         (
@@ -84,6 +85,8 @@ class ReconciliationRunAdmin(ReadOnlyAdmin):
 
     @display(description="hours (UTC)", ordering="window_start")
     def hours(self, run: ReconciliationRun) -> str:
+        if run.only_doubtful:
+            return "those with something in doubt"
         return f"{run.window_start:%Y-%m-%d %H:%M} to {run.window_end:%Y-%m-%d %H:%M}"
 
     @display(description="took")
@@ -95,6 +98,8 @@ class ReconciliationRunAdmin(ReadOnlyAdmin):
 
     @display(description="older cells")
     def scope(self, run: ReconciliationRun) -> str:
+        if run.only_doubtful:
+            return "only those in doubt"
         return "those not settled yet, too" if run.with_unsettled else "left alone"
 
     @display(description="pairs", ordering="pair_count")
@@ -233,7 +238,7 @@ class DiscrepancyAdmin(ReadOnlyAdmin):
         return link(
             "billing_case",
             "case",
-            q=reference(
+            q=cell_name(
                 customer_id=discrepancy.customer_id,
                 customer=discrepancy.customer.external_id,
                 meter=discrepancy.meter.slug,

@@ -32,6 +32,8 @@ class Reason(StrEnum):
     UNSENT = "unsent"
     IN_DOUBT = "in_doubt"
     UNPROVEN = "unproven"
+    UNVERIFIED = "unverified"
+    REPLACED = "replaced"
     SETTLING = "settling"
     MISSING = "missing"
     EXCESS = "excess"
@@ -50,6 +52,8 @@ _LABELS = {
     Reason.UNSENT: "nothing of it has been sent yet",
     Reason.IN_DOUBT: "a call's outcome is unknown and it will be repeated",
     Reason.UNPROVEN: "a call's outcome is unknown for good and a case is open",
+    Reason.UNVERIFIED: "sent over the stream, which tells nothing of an event",
+    Reason.REPLACED: "what Stripe never took of it is sent again",
     Reason.SETTLING: "Stripe may still be counting",
     Reason.MISSING: "Stripe has less than it accepted",
     Reason.EXCESS: "Stripe has more than we ever sent",
@@ -127,18 +131,28 @@ def _judged(  # noqa: PLR0911 - one line a rule, in the order they bind
         return Verdict.DISCREPANCY, Reason.INEXACT
     if not cell.parts and total:
         return Verdict.DISCREPANCY, Reason.FOREIGN
-    if cell.proof(observed=total, observed_at=read_at) == Proof.COMPLETE:
-        if cell.unsent and not cell.expected:
+    proof = cell.decision(observed=total, observed_at=read_at).proof
+    if proof == Proof.COMPLETE:
+        if cell.unsent and not total:
             return Verdict.WAITING, Reason.UNSENT
         return Verdict.EQUAL, Reason.NONE
+    if proof in {Proof.ABSENT, Proof.PARTIAL}:
+        return Verdict.WAITING, Reason.REPLACED
     if cell.is_doubtful and cell.least <= total <= cell.most:
-        return Verdict.WAITING, Reason.IN_DOUBT if cell.in_doubt else Reason.UNPROVEN
+        return Verdict.WAITING, _doubt_of(cell)
     if total > cell.most:
         # Lag only takes away: what is too much now stays too much.
         return Verdict.DISCREPANCY, Reason.EXCESS
     if cell.last_attempt_at is not None and read_at - cell.last_attempt_at < settling:
         return Verdict.WAITING, Reason.SETTLING
     return Verdict.DISCREPANCY, Reason.MISSING
+
+
+def _doubt_of(cell: Cell) -> Reason:
+    """Name the doubt that keeps a cell open, the one that ends soonest first."""
+    if cell.in_doubt:
+        return Reason.IN_DOUBT
+    return Reason.UNPROVEN if cell.unproven else Reason.UNVERIFIED
 
 
 def by_hour(

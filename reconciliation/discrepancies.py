@@ -6,21 +6,18 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from django.db import transaction
-
+from billing import steps
 from billing.cases import close_case, open_case
 from billing.enums import CaseKind
 from reconciliation.comparison import Compared, Verdict
 from reconciliation.models import Discrepancy
 from reconciliation.sources import Pair
+from usage.cells import cell_name
 
 CASE_DAYS = 3
 """Within Stripe's longest delay of a draft's finalization, so that it can still be mended."""
-LONGEST_NAME = 150
-"""A reference holds the customer, a meter's slug and an hour in 255 characters."""
 
 
-@transaction.atomic
 def record(*, run_id: int, pair: Pair, compared: Sequence[Compared], now: datetime) -> None:
     """Bring the pair's discrepancies up to date with what a run found in its hours.
 
@@ -28,18 +25,19 @@ def record(*, run_id: int, pair: Pair, compared: Sequence[Compared], now: dateti
     row whose cell is equal, or empty in both books, is resolved. A waiting cell's row stays as it
     is. A repetition changes nothing, and of two runs at once either one's figures stay.
     """
-    for cell in compared:
-        if cell.verdict == Verdict.DISCREPANCY:
-            _open(run_id, pair, cell, now)
-    undecided = {cell.window_start for cell in compared if cell.verdict != Verdict.EQUAL}
-    still_open = Discrepancy.objects.filter(
-        customer_id=pair.customer_id, meter_id=pair.meter_id, resolved_at__isnull=True
-    ).order_by("pk")
-    for discrepancy in still_open:
-        hour = discrepancy.window_start
-        was_read = any(start <= hour < end for start, end in pair.spans)
-        if was_read and hour not in undecided:
-            _resolve(discrepancy, run_id, pair, now)
+    with steps.commit("reconciliation.discrepancies.record"):
+        for cell in compared:
+            if cell.verdict == Verdict.DISCREPANCY:
+                _open(run_id, pair, cell, now)
+        undecided = {cell.window_start for cell in compared if cell.verdict != Verdict.EQUAL}
+        still_open = Discrepancy.objects.filter(
+            customer_id=pair.customer_id, meter_id=pair.meter_id, resolved_at__isnull=True
+        ).order_by("pk")
+        for discrepancy in still_open:
+            hour = discrepancy.window_start
+            was_read = any(start <= hour < end for start, end in pair.spans)
+            if was_read and hour not in undecided:
+                _resolve(discrepancy, run_id, pair, now)
 
 
 def _open(run_id: int, pair: Pair, cell: Compared, now: datetime) -> None:
@@ -81,14 +79,8 @@ def _resolve(discrepancy: Discrepancy, run_id: int, pair: Pair, now: datetime) -
         )
 
 
-def reference(*, customer_id: int, customer: str, meter: str, hour: datetime) -> str:
-    """Return how staff name a cell: customer, meter and UTC hour."""
-    name = customer if len(customer) <= LONGEST_NAME else f"customer {customer_id}"
-    return f"{name} / {meter} / {hour:%Y-%m-%d %H:00} UTC"
-
-
 def _reference(pair: Pair, hour: datetime) -> str:
-    return reference(
+    return cell_name(
         customer_id=pair.customer_id, customer=pair.customer, meter=pair.meter, hour=hour
     )
 

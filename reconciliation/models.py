@@ -23,6 +23,10 @@ class ReconciliationRun(models.Model):
     with_unsettled = models.BooleanField(
         default=False, help_text="whether older cells are compared that are not settled yet"
     )
+    only_doubtful = models.BooleanField(
+        default=False,
+        help_text="whether only cells are compared of which Stripe may have what we do not know of",
+    )
     started_at = models.DateTimeField(default=timezone.now)
     finished_at = models.DateTimeField(
         null=True, blank=True, help_text="empty while it goes on, or when it was interrupted"

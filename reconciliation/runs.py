@@ -14,8 +14,9 @@ from datetime import datetime, timedelta
 import structlog
 from django.conf import settings
 from django.db import DatabaseError
-from django.db.models import F
+from django.db.models import F, QuerySet
 
+from billing import steps
 from billing.gateway.errors import GatewayError, Misconfigured
 from reconciliation import discrepancies, sources
 from reconciliation.comparison import (
@@ -83,13 +84,7 @@ def reconcile_recent(*, now: datetime, seconds: float) -> RunResult:
     Raises:
         Misconfigured: Stripe refuses our key; the run stays unfinished.
     """
-    run = (
-        ReconciliationRun.objects.filter(
-            with_unsettled=True, finished_at__isnull=True, started_at__gt=now - RESUMED_WITHIN
-        )
-        .order_by("-pk")
-        .first()
-    )
+    run = _interrupted(now).filter(with_unsettled=True).first()
     if run is None:
         today = now.replace(hour=0, minute=0, second=0, microsecond=0)
         run = _opened(
@@ -99,6 +94,28 @@ def reconcile_recent(*, now: datetime, seconds: float) -> RunResult:
             with_unsettled=True,
         )
     return advance(run_id=run.pk, now=now, seconds=seconds)
+
+
+def reconcile_doubtful(*, now: datetime, seconds: float | None = None) -> RunResult:
+    """Go on with this hour's run over what is in doubt, or open it, for about `seconds`.
+
+    It covers the hours, of any age, of which Stripe may have something that we do not know it has:
+    calls whose end is unknown, and what the stream took. Few as a rule; what their totals prove is
+    acted on within an hour instead of a night.
+
+    Raises:
+        Misconfigured: Stripe refuses our key; the run stays unfinished.
+    """
+    run = _interrupted(now).filter(only_doubtful=True).first()
+    if run is None:
+        run = _opened(since=now, until=now, now=now, only_doubtful=True)
+    return advance(run_id=run.pk, now=now, seconds=seconds)
+
+
+def _interrupted(now: datetime) -> QuerySet[ReconciliationRun]:
+    return ReconciliationRun.objects.filter(
+        finished_at__isnull=True, started_at__gt=now - RESUMED_WITHIN
+    ).order_by("-pk")
 
 
 def until_default(now: datetime) -> datetime:
@@ -132,21 +149,30 @@ def advance(*, run_id: int, now: datetime, seconds: float | None = None) -> RunR
         if failures_in_a_row == FAILURES_IN_A_ROW:
             log.warning("reconciliation.run_stopped", run=run.pk, error=error)
             return _result(run.pk)
-    ReconciliationRun.objects.filter(pk=run.pk, finished_at__isnull=True).update(
-        finished_at=now + timedelta(seconds=time.monotonic() - began)
-    )
+    with steps.commit("reconciliation.run.finish"):
+        ReconciliationRun.objects.filter(pk=run.pk, finished_at__isnull=True).update(
+            finished_at=now + timedelta(seconds=time.monotonic() - began)
+        )
     return _result(run.pk)
 
 
 def _opened(
-    *, since: datetime, until: datetime, now: datetime, with_unsettled: bool
+    *,
+    since: datetime,
+    until: datetime,
+    now: datetime,
+    with_unsettled: bool = False,
+    only_doubtful: bool = False,
 ) -> ReconciliationRun:
-    return ReconciliationRun.objects.create(
-        window_start=hour_of(since),
-        window_end=hour_after(until),
-        started_at=now,
-        with_unsettled=with_unsettled,
-    )
+    with steps.commit("reconciliation.run.open"):
+        return ReconciliationRun.objects.create(
+            window_start=hour_of(since),
+            # Without hours of its own, a run over what is in doubt compares nothing else.
+            window_end=hour_of(since) if only_doubtful else hour_after(until),
+            started_at=now,
+            with_unsettled=with_unsettled,
+            only_doubtful=only_doubtful,
+        )
 
 
 def _pairs(run: ReconciliationRun) -> Iterator[sources.Pair]:
@@ -157,6 +183,7 @@ def _pairs(run: ReconciliationRun) -> Iterator[sources.Pair]:
             since=run.window_start,
             until=run.window_end,
             with_unsettled=run.with_unsettled,
+            with_doubtful=run.only_doubtful,
             after=after,
             limit=PAIRS_PER_READ,
         )
@@ -176,7 +203,8 @@ def _attempt(
     try:
         return _compare_pair(run, pair, now=now), ""
     except Misconfigured as error:
-        ReconciliationRun.objects.filter(pk=run.pk).update(error=str(error))
+        with steps.commit("reconciliation.run.stop"):
+            ReconciliationRun.objects.filter(pk=run.pk).update(error=str(error))
         raise
     except (GatewayError, UnusableSummaries, DatabaseError) as error:
         log.warning(
@@ -225,18 +253,19 @@ def _compare_pair(run: ReconciliationRun, pair: sources.Pair, *, now: datetime) 
 def _moved_on(run: ReconciliationRun, pair: sources.Pair, counts: Counter[str], error: str) -> bool:
     """Write the pair as done, if the row still stands where this worker believed it to stand."""
     changes = {name: F(name) + number for name, number in counts.items()}
-    moved = ReconciliationRun.objects.filter(
-        pk=run.pk,
-        finished_at__isnull=True,
-        last_customer_id=run.last_customer_id,
-        last_meter_id=run.last_meter_id,
-    ).update(
-        last_customer_id=pair.customer_id,
-        last_meter_id=pair.meter_id,
-        pair_count=F("pair_count") + 1,
-        **changes,
-        **({"error": error} if error else {}),
-    )
+    with steps.commit("reconciliation.run.move_on"):
+        moved = ReconciliationRun.objects.filter(
+            pk=run.pk,
+            finished_at__isnull=True,
+            last_customer_id=run.last_customer_id,
+            last_meter_id=run.last_meter_id,
+        ).update(
+            last_customer_id=pair.customer_id,
+            last_meter_id=pair.meter_id,
+            pair_count=F("pair_count") + 1,
+            **changes,
+            **({"error": error} if error else {}),
+        )
     run.last_customer_id, run.last_meter_id = pair.customer_id, pair.meter_id
     return bool(moved)
 

@@ -12,6 +12,7 @@ from decimal import Decimal
 
 from django.db import connection
 
+from billing import steps
 from billing.gateway import meter_events
 from reconciliation.comparison import by_hour, merged
 from usage.cells import HOUR, Cell
@@ -55,10 +56,14 @@ WITH hours AS (
     SELECT submission.customer_id, submission.meter_id, submission.window_start
     FROM usage_submissionstate standing
     JOIN usage_submission submission ON submission.id = standing.submission_id
-    WHERE %(with_unsettled)s
-      -- Twice, because the first is what the partial index promises.
-      AND NOT (standing.state IN ('settled', 'superseded', 'written_off'))
-      AND standing.state IN ('accepted', 'sending', 'retry', 'in_doubt', 'unproven')
+    -- Twice, because the first is what the partial index promises.
+    WHERE NOT (standing.state IN ('settled', 'superseded', 'written_off'))
+      AND ((%(with_unsettled)s
+            AND standing.state IN ('accepted', 'sending', 'retry', 'in_doubt', 'unproven'))
+        OR (%(with_doubtful)s
+            AND (standing.state IN ('in_doubt', 'unproven')
+                 OR (standing.state = 'retry' AND standing.doubt_since IS NOT NULL)
+                 OR (standing.state = 'accepted' AND standing.wire = 'stream'))))
     UNION
     SELECT customer_id, meter_id, window_start
     FROM reconciliation_discrepancy
@@ -85,11 +90,12 @@ ORDER BY 1, 3
 """
 
 
-def pairs(
+def pairs(  # noqa: PLR0913 - a range and what is added to it
     *,
     since: datetime,
     until: datetime,
     with_unsettled: bool,
+    with_doubtful: bool = False,
     after: tuple[int, int] = (0, 0),
     limit: int,
 ) -> Sequence[Pair]:
@@ -97,7 +103,8 @@ def pairs(
 
     [`since`, `until`) are whole UTC hours. A pair with usage in there is compared over all of it,
     so that usage somebody else sent in its other hours is seen, too. `with_unsettled` adds hours
-    of any age that are not settled or still have an open discrepancy.
+    of any age that are not settled or still have an open discrepancy; `with_doubtful` those of
+    which Stripe may have something that we do not know it has.
     """
     with connection.cursor() as cursor:
         cursor.execute(
@@ -106,6 +113,7 @@ def pairs(
                 "since": since,
                 "until": until,
                 "with_unsettled": with_unsettled,
+                "with_doubtful": with_doubtful,
                 "after_customer": after[0],
                 "after_meter": after[1],
                 "limit": limit,
@@ -154,15 +162,16 @@ def read_stripe(pair: Pair) -> StripeBook:
     call_count = 0
     for stripe_customer_id in pair.stripe_customer_ids:
         for start, end in pair.spans:
-            summaries = list(
-                meter_events.summaries(
-                    meter_id=pair.stripe_meter_id,
-                    customer_id=stripe_customer_id,
-                    start=start,
-                    end=end,
-                    window="hour",
+            with steps.call("reconciliation.summaries.read"):
+                summaries = list(
+                    meter_events.summaries(
+                        meter_id=pair.stripe_meter_id,
+                        customer_id=stripe_customer_id,
+                        start=start,
+                        end=end,
+                        window="hour",
+                    )
                 )
-            )
             call_count += max(1, -(-len(summaries) // meter_events.SUMMARIES_PER_PAGE))
             for hour, total in by_hour(summaries, start=start, end=end).items():
                 totals[hour] = totals.get(hour, Decimal(0)) + total

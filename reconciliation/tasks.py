@@ -34,3 +34,17 @@ def reconcile_recent() -> None:
     log.info("reconciliation.pass_finished", **asdict(result))
     if result.may_go_on:
         wakeups.after_commit("reconciliation.reconcile_recent", expire_seconds=EXPIRE_SECONDS)
+
+
+@shared_task(
+    name="reconciliation.reconcile_doubtful",
+    ignore_result=True,
+    soft_time_limit=SOFT_LIMIT_SECONDS,
+    time_limit=HARD_LIMIT_SECONDS,
+)
+def reconcile_doubtful() -> None:
+    """Go on with this hour's run over what is in doubt; wake up again while any is left."""
+    result = runs.reconcile_doubtful(now=database_clock(), seconds=PASS_SECONDS)
+    log.info("reconciliation.doubtful_pass_finished", **asdict(result))
+    if result.may_go_on:
+        wakeups.after_commit("reconciliation.reconcile_doubtful", expire_seconds=EXPIRE_SECONDS)

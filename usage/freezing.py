@@ -12,17 +12,28 @@ from django.conf import settings
 from usage import wire
 from usage.folding import FoldedCell
 from usage.lifecycle import State
-from usage.models import FlushRun, Submission, SubmissionState
+from usage.models import FlushRun, Replacement, Submission, SubmissionState
 from usage.quantities import split
 
 
-def freeze(run: FlushRun, cells: Iterable[FoldedCell], *, now: datetime) -> int:
-    """Write the cells' submissions, payload and identifier included; return how many."""
+def freeze(
+    run: FlushRun,
+    cells: Iterable[FoldedCell],
+    *,
+    now: datetime,
+    replaces: Replacement | None = None,
+) -> int:
+    """Write the cells' submissions, payload and identifier included; return how many.
+
+    `replaces` is the decision they stand in for, if they are not what a run folded.
+    """
     submissions = [
         _submission(run, cell, part=part, value=value, now=now)
         for cell in cells
         for part, value in enumerate(split(cell.quantity))
     ]
+    for submission in submissions:
+        submission.replaces = replaces
     Submission.objects.bulk_create(submissions, batch_size=2_000)
     SubmissionState.objects.bulk_create(
         [

@@ -64,8 +64,10 @@ def _whole(value: Decimal, *, scale: int) -> int:
 
 
 def split(total: Decimal) -> Iterator[Decimal]:
-    """Yield the parts of `total` that Stripe takes one by one: none for 0, each above 0."""
-    while total > 0:
-        part = min(total, Decimal(MAX_VALUE))
-        yield part
-        total -= part
+    """Yield the parts of `total` that Stripe takes one by one: none for 0, each of its sign."""
+    sign = -1 if total < 0 else 1
+    rest = abs(total)
+    while rest > 0:
+        part = min(rest, Decimal(MAX_VALUE))
+        yield sign * part
+        rest -= part

@@ -11,7 +11,7 @@ from django.db import connection
 
 from billing.models import Case
 from tests.usage.conftest import report
-from usage import delivery, flush, holding, tasks
+from usage import flush, holding, tasks
 from usage.invariants import INVARIANTS, violations
 from usage.lifecycle import State
 from usage.models import SubmissionState
@@ -39,7 +39,7 @@ def history(world, store):
         )
     store(report("d", at=world.now, input_tokens=1))
     flush.flush_batches(now=world.now)
-    delivery._claim(lambda: world.now)
+    world.claim()
     store(report("e", at=world.now, input_tokens=1))
     return world
 

@@ -116,9 +116,19 @@ class SubmissionState(models.Model):
         ]
         indexes = [
             models.Index(
-                fields=("next_action_at",),
-                condition=models.Q(state__in=("ready", "retry", "in_doubt", "sending")),
+                fields=("wire", "next_action_at", "submission"),
+                condition=models.Q(state__in=("ready", "retry", "in_doubt")),
                 name="usage_state_due",
+            ),
+            models.Index(
+                fields=("lease_until",),
+                condition=models.Q(state="sending"),
+                name="usage_state_leased",
+            ),
+            models.Index(
+                fields=("doubt_since",),
+                condition=models.Q(doubt_since__isnull=False),
+                name="usage_state_doubted",
             ),
             models.Index(
                 fields=("customer", "meter"),

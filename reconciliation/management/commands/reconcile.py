@@ -15,6 +15,8 @@ from reconciliation.discrepancies import number
 from reconciliation.models import Discrepancy, ReconciliationRun
 from usage.clock import database_clock
 
+OPTIONS = ("day", "since", "until", "doubtful")
+
 
 class Command(BaseCommand):
     help = (
@@ -25,28 +27,28 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         span = parser.add_mutually_exclusive_group(required=True)
         span.add_argument("--day", metavar="YYYY-MM-DD", help="one UTC day")
+        span.add_argument(
+            "--doubtful", action="store_true", help="only the hours with something in doubt"
+        )
         span.add_argument("--since", metavar="ISO", help="from this instant, included")
         parser.add_argument(
             "--until", metavar="ISO", help="with --since: to this one, not included"
         )
 
     def handle(self, *_: Any, **options: Any) -> None:
-        now = database_clock()
-        since, until = _range(
-            now=now, **{name: options[name] for name in ("day", "since", "until")}
-        )
         try:
-            if since > now:
-                raise CommandError(f"The range begins in the future: {since:%Y-%m-%d %H:%M} UTC.")
-            result = runs.reconcile(since=since, until=until, now=now)
+            result = _reconciled(**{name: options[name] for name in OPTIONS})
         except GatewayError as error:
             raise CommandError(f"Stripe could not be read: {error}") from error
         run = ReconciliationRun.objects.get(pk=result.run_id)
+        still_open = Discrepancy.objects.filter(resolved_at__isnull=True)
         found = list(
-            Discrepancy.objects.filter(
-                resolved_at__isnull=True,
-                window_start__gte=run.window_start,
-                window_start__lt=run.window_end,
+            (
+                still_open.filter(run=run)
+                if run.only_doubtful
+                else still_open.filter(
+                    window_start__gte=run.window_start, window_start__lt=run.window_end
+                )
             )
             .select_related("customer", "meter")
             .order_by("customer__external_id", "meter__slug", "window_start")
@@ -54,6 +56,20 @@ class Command(BaseCommand):
         self.stdout.write("\n".join(_as_text(run, found)))
         if found or result.error_count or not result.is_finished:
             raise SystemExit(1)
+
+
+def _reconciled(
+    *, day: str | None, since: str | None, until: str | None, doubtful: bool
+) -> runs.RunResult:
+    now = database_clock()
+    if doubtful:
+        if until is not None:
+            raise CommandError("--until goes with --since.")
+        return runs.reconcile_doubtful(now=now)
+    start, end = _range(day=day, since=since, until=until, now=now)
+    if start > now:
+        raise CommandError(f"The range begins in the future: {start:%Y-%m-%d %H:%M} UTC.")
+    return runs.reconcile(since=start, until=end, now=now)
 
 
 def _range(
@@ -86,9 +102,13 @@ def _instant(option: str, text: str) -> datetime:
 
 
 def _as_text(run: ReconciliationRun, found: list[Discrepancy]) -> Iterator[str]:
+    hours = (
+        "what is in doubt"
+        if run.only_doubtful
+        else f"{run.window_start:%Y-%m-%d %H:%M} to {run.window_end:%Y-%m-%d %H:%M} UTC"
+    )
     yield (
-        f"Reconciliation {run.pk}: {run.window_start:%Y-%m-%d %H:%M} to"
-        f" {run.window_end:%Y-%m-%d %H:%M} UTC, {run.pair_count:,} customer and meter pairs,"
+        f"Reconciliation {run.pk}: {hours}, {run.pair_count:,} customer and meter pairs,"
         f" {run.call_count:,} reads at Stripe"
     )
     yield ""

@@ -1,0 +1,137 @@
+"""Writing down how attempts ended. An outcome names its attempt; a late one changes nothing."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import structlog
+from django.db import connection
+
+from billing import cases, steps
+from billing.enums import CaseKind
+from usage.backoff import delay
+from usage.calling import Ended
+from usage.claiming import Claim
+from usage.lifecycle import State
+
+log = structlog.get_logger(__name__)
+
+CASE_HOURS = 72
+SETTLE_HOURS = 36
+"""By then Stripe's summary shows what it accepted; later somebody has to look."""
+
+_RECORD = """
+WITH news AS (
+    SELECT * FROM unnest(
+        %(ids)s::bigint[], %(numbers)s::int[], %(states)s::text[], %(reasons)s::text[],
+        %(dues)s::timestamptz[], %(starts)s::timestamptz[], %(wires)s::text[],
+        %(outcomes)s::text[], %(statuses)s::smallint[], %(codes)s::text[], %(requests)s::text[]
+    ) AS told (
+        id, number, state, reason, due, started_at, next_wire, outcome, status, code, request
+    )
+), held AS MATERIALIZED (
+    -- In the order of their ids, like everybody who locks several.
+    SELECT standing.submission_id FROM usage_submissionstate standing
+    JOIN news ON news.id = standing.submission_id
+    WHERE standing.state = 'sending' AND standing.attempt_count = news.number
+    ORDER BY standing.submission_id
+    FOR UPDATE OF standing
+), moved AS (
+    UPDATE usage_submissionstate standing
+    SET state = news.state, lease_until = NULL, next_action_at = news.due, reason = news.reason,
+        changed_at = %(now)s,
+        doubt_since = CASE news.state
+            WHEN 'in_doubt' THEN coalesce(standing.doubt_since, news.started_at)
+            WHEN 'accepted' THEN NULL ELSE standing.doubt_since END,
+        -- What was never taken by either wire may yet choose.
+        wire = CASE WHEN news.state = 'retry' AND standing.doubt_since IS NULL
+            THEN news.next_wire ELSE standing.wire END
+    FROM news JOIN held ON held.submission_id = news.id
+    WHERE standing.submission_id = news.id
+    RETURNING standing.submission_id
+), ended AS (
+    UPDATE usage_attempt attempt
+    SET finished_at = %(now)s, outcome = news.outcome, http_status = news.status,
+        code = news.code, message = news.reason, request_id = news.request
+    FROM news JOIN moved ON moved.submission_id = news.id
+    WHERE attempt.submission_id = news.id AND attempt.number = news.number
+      AND attempt.outcome IS NULL
+)
+SELECT submission_id FROM moved
+"""
+
+
+def record(ended: Sequence[Ended], *, now: datetime) -> None:
+    """Write how attempts ended, each if the claim is still this worker's, and open their cases."""
+    if not ended:
+        return
+    with steps.commit("usage.delivery.record"):
+        moved = _moved(ended, now=now)
+        for claim, verdict in ended:
+            if claim.submission_id not in moved:
+                log.warning(
+                    "usage.delivery.late_outcome_discarded",
+                    identifier=claim.identifier,
+                    attempt=claim.attempt_number,
+                    outcome=verdict.outcome,
+                )
+            elif verdict.state in {State.REJECTED, State.UNPROVEN}:
+                _open_case(claim, state=verdict.state, reason=verdict.reason, now=now)
+        _report_set_up(ended, now=now)
+
+
+def _moved(ended: Sequence[Ended], *, now: datetime) -> set[int]:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _RECORD,
+            {
+                "now": now,
+                "ids": [claim.submission_id for claim, _ in ended],
+                "numbers": [claim.attempt_number for claim, _ in ended],
+                "starts": [claim.started_at for claim, _ in ended],
+                "dues": [
+                    _next_action_at(claim.attempt_number, verdict.state, now=now)
+                    for claim, verdict in ended
+                ],
+                "states": [verdict.state.value for _, verdict in ended],
+                "reasons": [verdict.reason for _, verdict in ended],
+                "wires": [verdict.next_wire or "" for _, verdict in ended],
+                "outcomes": [verdict.outcome.value for _, verdict in ended],
+                "statuses": [verdict.http_status for _, verdict in ended],
+                "codes": [verdict.code for _, verdict in ended],
+                "requests": [verdict.request_id for _, verdict in ended],
+            },
+        )
+        return {submission_id for (submission_id,) in cursor.fetchall()}
+
+
+def _next_action_at(attempt_number: int, state: State, *, now: datetime) -> datetime | None:
+    if state == State.ACCEPTED:
+        return now + timedelta(hours=SETTLE_HOURS)
+    if state in {State.RETRY, State.IN_DOUBT}:
+        return now + delay(attempt_count=attempt_number, chance=random.random())  # noqa: S311 - spreads load
+    return None
+
+
+def _open_case(claim: Claim, *, state: State, reason: str, now: datetime) -> None:
+    cases.open_case(
+        kind=CaseKind.REJECTED if state == State.REJECTED else CaseKind.UNPROVEN,
+        reference=claim.identifier,
+        reason=reason,
+        quantity=claim.value,
+        deadline_at=now + timedelta(hours=CASE_HOURS),
+    )
+
+
+def _report_set_up(ended: Sequence[Ended], *, now: datetime) -> None:
+    """Tell of what is wrong with our set-up and not with one submission."""
+    refused = next((verdict for _, verdict in ended if verdict.is_misconfigured), None)
+    if refused is not None:
+        cases.open_case(
+            kind=CaseKind.MISCONFIGURED,
+            reference="stripe",
+            reason=refused.reason,
+            deadline_at=now + timedelta(hours=4),
+        )
