@@ -17,7 +17,7 @@ from django.db import connection
 
 from billing import cases, steps
 from billing.enums import CaseKind
-from usage.delivery import STRIPE_ACCEPTS_DAYS
+from usage.claiming import STRIPE_ACCEPTS_DAYS
 
 WARNING_AGE = timedelta(hours=24)
 PAGE_AGE = timedelta(days=7)

@@ -52,6 +52,7 @@ _MAY_GO = f"""
       AND due.wire = %(stored_wire)s
       AND (due.doubt_since IS NULL OR due.doubt_since > %(doubt_ends)s)
       AND submission.timestamp > %(too_old)s AND submission.live_mode = %(live_mode)s
+      AND meter.checked_at IS NOT NULL AND meter.blocked = ''
       AND {MAY_BE_SENT}
       -- While Stripe's total must decide about an hour, nothing is added to it (F88: derived from
       -- the rows, since a stored flag could outlive its cause).

@@ -16,7 +16,7 @@ from enum import Enum, auto
 import structlog
 from django.conf import settings
 
-from billing import cases, rate_limits, steps
+from billing import cases, meter_checks, rate_limits, steps
 from billing.enums import CaseKind, Endpoint
 from billing.gateway import errors, meter_event_stream
 from billing.gateway.meter_event_stream import EVENTS_PER_REQUEST
@@ -76,6 +76,7 @@ def deliver_due(*, clock: Clock, seconds: float | None = None) -> PassResult:
     if not fence.inspect(now):
         log.warning("usage.delivery.fence_closed")
         return PassResult(counts, ran_out_of_time=False)
+    meter_checks.check_due(now)
     if health.met_silence() and not health.answers():
         log.warning("usage.delivery.stripe_unwell")
         return PassResult(counts, ran_out_of_time=False)

@@ -9,10 +9,10 @@ from datetime import datetime, timedelta
 import structlog
 from django.db import connection
 
-from billing import cases, steps
+from billing import cases, meter_checks, steps
 from billing.enums import CaseKind
 from usage.backoff import delay
-from usage.calling import Ended
+from usage.calling import NO_METER, Ended
 from usage.claiming import Claim
 from usage.lifecycle import State
 
@@ -127,6 +127,11 @@ def _open_case(claim: Claim, *, state: State, reason: str, now: datetime) -> Non
 
 def _report_set_up(ended: Sequence[Ended], *, now: datetime) -> None:
     """Tell of what is wrong with our set-up and not with one submission."""
+    refusals = {
+        claim.meter_id: verdict.reason for claim, verdict in ended if verdict.code == NO_METER
+    }
+    for meter_id, reason in sorted(refusals.items()):
+        meter_checks.block(meter_id, reason, now)
     refused = next((verdict for _, verdict in ended if verdict.is_misconfigured), None)
     if refused is not None:
         cases.open_case(

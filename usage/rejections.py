@@ -16,7 +16,7 @@ import structlog
 from django.db import IntegrityError, connection
 from django.db.models import Count, Exists, Min, OuterRef, QuerySet, Sum
 
-from billing import cases, steps
+from billing import cases, meter_checks, steps
 from billing.enums import CaseKind
 from billing.gateway import notifications, values
 from billing.models import Meter
@@ -373,18 +373,17 @@ def _stop_meters(
     *,
     now: datetime,
 ) -> None:
-    """Have a person look at meters of ours that Stripe does not find active."""
+    """Send nothing more to meters of ours that Stripe does not find active."""
     codes = sorted({each.code for each in report.types} & NO_ACTIVE_METER)
     if not codes:
         return
     concerned = {submission.meter for submission in ours.values()} | ({meter} - {None})
     for each in sorted(filter(None, concerned), key=lambda found: found.pk):
-        cases.open_case(
-            kind=CaseKind.MISCONFIGURED,
-            reference=f"meter {each.slug}",
-            reason=f"Stripe refuses events of {each.event_name}: {', '.join(codes)}"
-            f" (error report {report.event_id})",
-            deadline_at=now + timedelta(hours=4),
+        meter_checks.block(
+            each.pk,
+            f"Stripe refuses events of {each.event_name}: {', '.join(codes)}"
+            f" (error report {report.event_id}).",
+            now,
         )
 
 

@@ -18,9 +18,9 @@ from tests.support.stripe import switchboard
 from tests.usage.conftest import make_meter, report
 from usage import delivery, flush, holding, lateness, recutting
 from usage.ingestion import accept
+from usage.invariants.periods import PERIOD_INVARIANTS
 from usage.lifecycle import State
 from usage.models import HeldUsage, Submission, SubmissionState
-from usage.period_invariants import PERIOD_INVARIANTS
 
 pytestmark = pytest.mark.scenario
 

@@ -24,6 +24,7 @@ from billing_project.webhook_routes import ROUTES
 from tests.factories.usage import make_submission, move, states
 from usage import rejections
 from usage.enums import Outcome, Wire
+from usage.invariants.reports import REPORT_INVARIANTS
 from usage.lifecycle import State
 from usage.models import (
     Attempt,
@@ -33,7 +34,6 @@ from usage.models import (
     SubmissionState,
 )
 from usage.rejections import Suspect
-from usage.report_invariants import REPORT_INVARIANTS
 
 pytestmark = pytest.mark.integration
 

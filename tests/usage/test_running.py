@@ -28,6 +28,7 @@ from tests.usage.conftest import EVENTS_PATH, make_meter, report
 from usage import delivery, flush, holding, running_upkeep
 from usage.enums import ReplacementKind
 from usage.ingestion import Outcome, ReportedEvent, accept
+from usage.invariants.running import RUNNING_INVARIANTS
 from usage.lifecycle import State
 from usage.models import (
     HeldUsage,
@@ -39,7 +40,6 @@ from usage.models import (
     UsageEvent,
 )
 from usage.running_freezing import next_timestamp
-from usage.running_invariants import RUNNING_INVARIANTS
 
 pytestmark = pytest.mark.integration
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from usage.invariants import Invariant
+from usage.invariants.invariant import Invariant
 
 REPORT_INVARIANTS = (
     Invariant(
