@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from fractions import Fraction
+from typing import Any
 
 from django.conf import settings
 from django.db import connection
@@ -104,7 +105,7 @@ def _buckets(endpoint: Endpoint) -> Sequence[tuple[Endpoint, int]]:
     return [(name, limits[name.value]) for name in names]
 
 
-def _params(buckets: Sequence[tuple[Endpoint, int]], now: datetime) -> dict[str, object]:
+def _params(buckets: Sequence[tuple[Endpoint, int]], now: datetime) -> dict[str, Any]:
     return {
         "names": [name.value for name, _ in buckets],
         "rates": [rate for _, rate in buckets],
@@ -143,7 +144,7 @@ WITH wanted AS (
 """
 
 TAKE = (
-    _LOCKED
+    _LOCKED  # noqa: S608 - two constants
     + """
 , given AS (
     -- Nothing is taken from one bucket while the other is yet to be made.
@@ -168,6 +169,7 @@ FROM unnest(%(names)s::text[], %(rates)s::bigint[], %(capacities)s::bigint[])
 ORDER BY endpoint
 ON CONFLICT (endpoint, live_mode) DO NOTHING
 """
+"""A new bucket is full: once in its life it may give a quarter of a second's worth too early."""
 
 GIVE_BACK = (
     _LOCKED
