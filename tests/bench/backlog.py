@@ -133,8 +133,8 @@ def write(count: int, *, state: State = State.READY) -> None:
         for statement in (RUNS, SUBMISSIONS, STATES):
             cursor.execute(statement, values)
         cursor.execute("SET session_replication_role = DEFAULT")
-        cursor.execute("RESET statement_timeout")
         cursor.execute("VACUUM (ANALYZE) usage_submission, usage_submissionstate, usage_attempt")
+        cursor.execute("RESET statement_timeout")
     _require_as_frozen(Submission.objects.order_by("pk")[count // 2])
 
 

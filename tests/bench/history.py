@@ -66,12 +66,14 @@ def write(events: int) -> None:
     backlog.write(max(1, events // EVENTS_PER_SUBMISSION), state=State.SETTLED)
     _insert(events, per_batch=HISTORY_BATCH, span=f"{DAYS} days", flushed=True)
     with connection.cursor() as cursor:
+        cursor.execute("SET statement_timeout = 0")
         # Else the next id is one of those just written.
         cursor.execute(
             "SELECT setval(pg_get_serial_sequence('usage_flushrun', 'id'),"
             " (SELECT max(id) FROM usage_flushrun))"
         )
         cursor.execute("VACUUM (ANALYZE) usage_usageevent, usage_ingestbatch, usage_flushrun")
+        cursor.execute("RESET statement_timeout")
 
 
 def write_fresh(events: int, *, per_batch: int) -> None:
@@ -82,12 +84,14 @@ def write_fresh(events: int, *, per_batch: int) -> None:
 def waiting_total() -> Decimal:
     """Return the sum of what all meters read from events that are not flushed."""
     with connection.cursor() as cursor:
+        cursor.execute("SET statement_timeout = 0")
         cursor.execute(
             "SELECT coalesce(sum((data ->> 'input_tokens')::numeric"
             " + (data ->> 'output_tokens')::numeric), 0) FROM usage_usageevent"
             " WHERE batch_id >= (SELECT min(id) FROM usage_ingestbatch WHERE run_id IS NULL)"
         )
         total: Decimal = cursor.fetchone()[0]
+        cursor.execute("RESET statement_timeout")
         return total
 
 
