@@ -22,6 +22,7 @@ from billing.enums import Aggregation, CaseKind
 from billing.gateway import adjustments
 from usage import flush, voiding
 from usage.enums import Outcome, Wire
+from usage.folding import share_boundaries
 from usage.lifecycle import COUNTED, State
 from usage.models import Cancellation, IngestBatch, Submission, SubmissionState
 from usage.outcomes import CASE_HOURS
@@ -78,6 +79,7 @@ def cancel_submission(
         Unexplained: author or reason is blank.
     """
     with steps.commit("usage.cancelling.request"):
+        share_boundaries()
         siblings = _lock(submission)
         obstacle = _obstacle(siblings.get(submission.pk), now=now)
         if obstacle:

@@ -4,7 +4,6 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
         ("billing", "0004_running_meters"),
     ]
@@ -13,6 +12,24 @@ class Migration(migrations.Migration):
         migrations.AlterField(
             model_name="case",
             name="kind",
-            field=models.CharField(choices=[("rejected", "Stripe refused a submission"), ("unproven", "outcome unknown for longer than Stripe remembers"), ("expired", "too old for Stripe to take"), ("held", "usage is held"), ("late", "usage of a period whose invoice is final"), ("boundary", "usage was sent across a billing-period boundary"), ("discrepancy", "Stripe's books differ from ours"), ("invariant", "our own tables contradict each other"), ("webhook", "a webhook cannot be handled"), ("misconfigured", "Stripe refuses our key or our set-up"), ("error_report", "an error report of Stripe's is not cleared up"), ("ageing", "usage grows old before Stripe has counted it"), ("quarantine", "sending is stopped: the database is not the one it was"), ("meter", "Stripe's meter cannot take what we would send")], max_length=20),
+            field=models.CharField(
+                choices=[
+                    ("rejected", "Stripe refused a submission"),
+                    ("unproven", "outcome unknown for longer than Stripe remembers"),
+                    ("expired", "too old for Stripe to take"),
+                    ("held", "usage is held"),
+                    ("late", "usage of a period whose invoice is final"),
+                    ("boundary", "usage was sent across a billing-period boundary"),
+                    ("discrepancy", "Stripe's books differ from ours"),
+                    ("invariant", "our own tables contradict each other"),
+                    ("webhook", "a webhook cannot be handled"),
+                    ("misconfigured", "Stripe refuses our key or our set-up"),
+                    ("error_report", "an error report of Stripe's is not cleared up"),
+                    ("ageing", "usage grows old before Stripe has counted it"),
+                    ("quarantine", "sending is stopped: the database is not the one it was"),
+                    ("meter", "Stripe's meter cannot take what we would send"),
+                ],
+                max_length=20,
+            ),
         ),
     ]

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from billing import meter_checks
 from billing.enums import Aggregation
 from billing.gateway.client import connection as stripe
 from billing.models import Customer, Meter, MeterVersion, Source
@@ -160,5 +161,6 @@ def world(db, now, meters) -> Iterator[World]:
     Customer.objects.create(external_id="acme", stripe_customer_id=customer.id)
     # As every pass begins: what is claimed without one is claimed behind an open fence.
     assert fence.inspect(now)
+    assert meter_checks.check_due(now).blocked == ()
     yield world
     switchboard.disconnect()

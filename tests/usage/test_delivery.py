@@ -138,13 +138,25 @@ def test_a_refusal_for_now_leaves_an_older_doubt_open(world, submission):
     assert (row.state, row.doubt_since) == (State.RETRY, began)
 
 
-@pytest.mark.parametrize("gone", ["customer", "meter"])
-def test_a_final_refusal_becomes_a_case(world, submission, meters, gone):
-    if gone == "customer":
-        stripe().v1.customers.delete(submission.stripe_customer_id)
-    else:
-        meter = Meter.objects.get(pk=meters.input.pk)
-        stripe().v1.billing.meters.deactivate(meter.stripe_meter_id)
+def test_an_inactive_meters_usage_waits_until_it_is_active_again(world, submission, meters):
+    """F59."""
+    meter = Meter.objects.get(pk=meters.input.pk)
+    stripe().v1.billing.meters.deactivate(meter.stripe_meter_id)
+
+    assert world.deliver() == {"not_accepted": 1}
+    row = standing(submission)
+    assert (row.state, row.doubt_since, row.wire) == (State.RETRY, None, "")
+    assert Case.objects.get(closed_at=None).kind == "meter"
+    assert world.deliver(hours=2) == {}
+    stripe().v1.billing.meters.reactivate(meter.stripe_meter_id)
+
+    assert world.deliver(minutes=6) == {"accepted": 1}
+    assert world.counted() == 10
+    assert not Case.objects.filter(closed_at=None).exists()
+
+
+def test_a_final_refusal_becomes_a_case(world, submission):
+    stripe().v1.customers.delete(submission.stripe_customer_id)
 
     assert world.deliver() == {"rejected": 1}
 

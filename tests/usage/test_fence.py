@@ -71,6 +71,7 @@ def test_the_first_inspection_of_a_database_that_never_sent_opens_it(here, now):
 
 
 def test_calls_on_record_without_a_fence_close_it(here, world, now):
+    Fence.objects.all().delete()
     make_submission(
         customer=Customer.objects.get(),
         meter=Meter.objects.first(),

@@ -9,6 +9,7 @@ from decimal import Decimal
 import pytest
 from django.db import connection
 
+from billing import periods
 from billing.models import Case, Customer, Meter, PeriodBoundary
 from tests.factories.usage import make_submission, move, states
 from tests.usage.conftest import report
@@ -158,7 +159,9 @@ def test_the_second_of_the_period_end_decides(acme, boundary, end, seconds, expe
     boundary(closed_at=end + HOUR)
     boundary(end + 300 * HOUR, closed_at=end + 301 * HOUR)
 
-    late = lateness.is_late(acme.pk, end + timedelta(seconds=seconds), end + 2 * HOUR)
+    late = periods.is_final(
+        customer_id=acme.pk, timestamp=end + timedelta(seconds=seconds), now=end + 2 * HOUR
+    )
 
     assert late is expected
 

@@ -312,8 +312,8 @@ def test_a_meter_that_stripe_does_not_find_is_a_persons_matter(account):
     assert states(lost) == ["rejected"]
     report = ErrorReport.objects.get()
     assert (report.type, report.meter) == ("v1.billing.meter.no_meter_found", None)
-    case = Case.objects.get(kind="misconfigured")
-    assert case.reference == "meter input_tokens"
+    case = Case.objects.get(kind="meter")
+    assert case.reference == "input_tokens"
     assert "no_meter" in case.reason
 
 
@@ -554,7 +554,8 @@ def test_a_meter_that_is_not_active_is_a_case(made, now, code):
     rejections.record(reported(now, code=code, count=3), now=now)
 
     case = Case.objects.get()
-    assert (case.kind, case.reference) == ("misconfigured", "meter input_tokens")
+    assert (case.kind, case.reference) == ("meter", "input_tokens")
+    assert code in Meter.objects.get(slug="input_tokens").blocked
 
 
 # --- the unsampled rest ---------------------------------------------------------------------------

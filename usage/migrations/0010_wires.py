@@ -4,7 +4,6 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
         ("usage", "0009_running_values"),
     ]
@@ -13,6 +12,15 @@ class Migration(migrations.Migration):
         migrations.AlterField(
             model_name="submissionstate",
             name="wire",
-            field=models.CharField(blank=True, choices=[("v1", "v1, one event a call"), ("stream", "v2 stream"), ("cancel", "cancellation of the original")], help_text="what the first attempt used and every repeat will, or the only one it may use; empty while any will do", max_length=6),
+            field=models.CharField(
+                blank=True,
+                choices=[
+                    ("v1", "v1, one event a call"),
+                    ("stream", "v2 stream"),
+                    ("cancel", "cancellation of the original"),
+                ],
+                help_text="what the first attempt used and every repeat will, or the only one it may use; empty while any will do",
+                max_length=6,
+            ),
         ),
     ]
