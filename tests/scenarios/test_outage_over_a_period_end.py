@@ -60,7 +60,11 @@ class Story:
         accept(source_id=self.source.pk, reports=reports, now=self.now)
 
     def work(self) -> None:
-        """Do what the workers do within a minute: the flush's wake-up, and delivery's."""
+        """Do what the workers do within a minute: the flush's wake-up, and delivery's.
+
+        Delivery also wakes before it, when nobody has asked yet what became of an invoice.
+        """
+        delivery.deliver_due(clock=lambda: self.now, seconds=600)
         flush.flush_batches(now=self.now)
         recutting.recut(clock=lambda: self.now, seconds=60)
         lateness.hold_late(now=self.now)
