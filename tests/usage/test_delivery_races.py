@@ -35,6 +35,7 @@ def test_a_row_another_worker_is_at_is_skipped_and_not_waited_for(acme, meters):
         for meter, age in ((meters.input, 9), (meters.calls, 8))
     )
     fence.inspect(now)
+    Meter.objects.update(checked_at=now)
     holds, done = threading.Event(), threading.Event()
 
     def slow_worker() -> None:

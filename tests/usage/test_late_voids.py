@@ -14,9 +14,6 @@ from usage.models import HeldUsage, Submission, UsageEvent, Void
 from usage.queries import books
 from usage.voiding import EventKey, void
 
-# TODO: becomes an import once boundaries know whether the invoice before them is final.
-lateness = 
-
 pytestmark = pytest.mark.integration
 
 
