@@ -103,6 +103,7 @@ class SubmissionState(models.Model):
         Replacement,
         on_delete=models.PROTECT,
         null=True,
+        db_index=False,
         related_name="superseded_states",
         help_text="the decision that superseded it; empty in every other state",
     )
@@ -121,6 +122,11 @@ class SubmissionState(models.Model):
                 fields=("wire", "next_action_at", "submission"),
                 condition=models.Q(state__in=("ready", "retry", "in_doubt")),
                 name="usage_state_due",
+            ),
+            models.Index(
+                fields=("replaced_by",),
+                condition=models.Q(replaced_by__isnull=False),
+                name="usage_state_replaced",
             ),
             models.Index(
                 fields=("lease_until",),
@@ -151,7 +157,10 @@ class SubmissionState(models.Model):
 class Attempt(models.Model):
     """One call made for a submission. Committed before its first byte leaves."""
 
-    submission = models.ForeignKey(Submission, on_delete=models.PROTECT, related_name="attempts")
+    # Its numbers' unique index begins with the submission.
+    submission = models.ForeignKey(
+        Submission, on_delete=models.PROTECT, db_index=False, related_name="attempts"
+    )
     number = models.PositiveIntegerField()
     wire = models.CharField(max_length=6, choices=Wire)
     started_at = models.DateTimeField()
