@@ -139,9 +139,9 @@ class SubmissionState(models.Model):
                 name="usage_state_doubted",
             ),
             models.Index(
-                fields=("customer", "meter"),
-                condition=~models.Q(state__in=("settled", "superseded", "written_off")),
-                name="usage_state_open_pair",
+                fields=("submission",),
+                condition=models.Q(state="accepted"),
+                name="usage_state_accepted",
             ),
             models.Index(
                 fields=("customer", "meter"),
@@ -157,9 +157,14 @@ class SubmissionState(models.Model):
 class Attempt(models.Model):
     """One call made for a submission. Committed before its first byte leaves."""
 
-    # Its numbers' unique index begins with the submission.
+    # Its numbers' unique index begins with the submission. No constraint: submissions are never
+    # deleted, and to look would lock, and so write, each submission's row with every attempt.
     submission = models.ForeignKey(
-        Submission, on_delete=models.PROTECT, db_index=False, related_name="attempts"
+        Submission,
+        on_delete=models.PROTECT,
+        db_constraint=False,
+        db_index=False,
+        related_name="attempts",
     )
     number = models.PositiveIntegerField()
     wire = models.CharField(max_length=6, choices=Wire)
