@@ -28,6 +28,7 @@ from tests.usage.conftest import EVENTS_PATH, make_meter, report
 from usage import delivery, flush, holding, running_upkeep
 from usage.enums import ReplacementKind
 from usage.ingestion import Outcome, ReportedEvent, accept
+from usage.invariants import violations
 from usage.invariants.running import RUNNING_INVARIANTS
 from usage.lifecycle import State
 from usage.models import (
@@ -40,6 +41,8 @@ from usage.models import (
     UsageEvent,
 )
 from usage.running_freezing import next_timestamp
+from usage.settlement import cells, settle
+from usage.statements import statement
 
 pytestmark = pytest.mark.integration
 
@@ -657,3 +660,44 @@ def test_stripe_has_what_the_events_come_to_after_whatever_happens(source, meter
         assert not HeldUsage.objects.filter(released_at=None).exists()
         for start, end in ledger.periods():
             assert books.values(start=start, end=end) == ledger.values(start, end)
+
+
+def test_stripes_last_value_of_an_hour_settles_all_of_it(books, now):
+    """I17."""
+    for number in range(2):
+        books.store(used(f"e{number}", now, number + 5, "u"))
+        books.flush()
+        books.deliver(seconds=60)
+    meter = books.meters[Aggregation.MAX]
+    hour = now.replace(minute=0, second=0)
+    customer_id = Customer.objects.get(external_id="acme").pk
+    observed = books.values(start=hour, end=hour + timedelta(hours=1))["max"]
+
+    def settled(value: Decimal) -> int:
+        return settle(
+            customer_id=customer_id,
+            meter_id=meter.pk,
+            observed={hour: value},
+            observed_at=books.now + timedelta(hours=2),
+        ).settled_count
+
+    assert settled(observed + 5) == 0
+    assert settled(observed) == 2
+    assert [state for *_, state in books.sent(Aggregation.MAX)] == [State.SETTLED, State.SETTLED]
+    [cell] = cells(
+        customer_id=customer_id, meter_id=meter.pk, start=hour, end=hour + timedelta(hours=1)
+    ).values()
+    assert (cell.expected, cell.is_closed) == (6, True)
+
+
+def test_the_books_leave_running_values_out(books, now):
+    books.store(used("a", now, 5, "u"), used("b", now, 5, "v", subject="nobody"))
+    books.flush()
+    books.deliver()
+
+    found = statement()
+
+    assert found.books.meters == ()
+    assert found.books.event_count == 2
+    assert found.is_balanced
+    assert violations() == ()
