@@ -100,7 +100,7 @@ def _post(
     with errors.sorted_errors(), checked_before_write(check):
         try:
             session.client.v2.billing.meter_event_stream.create(
-                {"events": _Events(events)}  # type: ignore[arg-type]  # rendered by `usage.wire`
+                {"events": _Events(events)}  # type: ignore[typeddict-item]  # rendered by `usage.wire`
             )
         except (stripe.TemporarySessionExpiredError, stripe.AuthenticationError) as error:
             # The bearer here is the session's token and not our key: another one may be taken.
