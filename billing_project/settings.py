@@ -347,6 +347,9 @@ events of the stream and 25 calls of any other endpoint; in test mode 25 calls o
 is what `account` stays below there (live mode does not use it) and the others share. An account
 for which Stripe raised a limit sets it in the environment. Source: docs.stripe.com/rate-limits.
 """
+STRIPE_WEBHOOK_SECRETS = env.words("STRIPE_WEBHOOK_SECRET")
+"""Secrets of the snapshot endpoint, comma-separated while one is rolled. Empty: refuses all."""
+STRIPE_THIN_WEBHOOK_SECRETS = env.words("STRIPE_THIN_WEBHOOK_SECRET")
 DEPLOYMENT = env.text("METERKEEPER_DEPLOYMENT", "default")
 """Stamped on what we create at Stripe, so that one account can serve several deployments."""
 

@@ -70,6 +70,7 @@ class Part:
     last_attempt_at: datetime | None = None
     wire: str = ""
     segment_start: datetime | None = None
+    timestamp: datetime | None = None
     stripe_customer_id: str = ""
     recount: bool = False
 

@@ -92,7 +92,10 @@ WITH cuts AS (
            date_trunc('hour', event.occurred_at, 'UTC') AS window_start
     FROM usage_usageevent event
     LEFT JOIN billing_customer customer ON customer.external_id = event.subject
-    WHERE event.batch_id = ANY(%(batches)s)
+    -- The span finds them: as keys of the BRIN, each batch would be looked for in every range of
+    -- the table, so that a flush took longer the more was ever flushed. The sum keeps it to that.
+    WHERE event.batch_id BETWEEN %(first)s AND %(last)s
+      AND event.batch_id + 0 = ANY(%(batches)s::bigint[])
       AND (%(subjects)s::text[] IS NULL OR event.subject = ANY(%(subjects)s::text[]))
 ), segmented AS (
     SELECT located.*,
@@ -145,6 +148,8 @@ def fold(
             FOLD,
             {
                 "batches": list(batch_ids),
+                "first": min(batch_ids, default=0),
+                "last": max(batch_ids, default=0),
                 "versions": list(versions),
                 "subjects": None if subjects is None else list(subjects),
                 "oldest": now - timedelta(days=BOUNDARY_DAYS),

@@ -10,6 +10,9 @@ from typing import Self
 from usage.calling import Ended, call
 from usage.claiming import Claim
 
+GATHER_SECONDS = 0.005
+"""About what a commit takes: waiting so long for company is never a loss."""
+
 
 class Calls:
     """Up to `size` calls at once. With one, it is made in the caller's own thread."""
@@ -53,8 +56,10 @@ class Calls:
     def collect(self) -> tuple[list[list[Ended]], BaseException | None]:
         """Wait until a call has ended; return what ended calls came to, a list for each.
 
+        Others that end within `GATHER_SECONDS` come along, since all are written in one commit.
         The second part is the error of a call that broke down: nobody knows how that one ended.
         """
-        done, self._under_way = wait(self._under_way, return_when=FIRST_COMPLETED)
+        wait(self._under_way, return_when=FIRST_COMPLETED)
+        done, self._under_way = wait(self._under_way, timeout=GATHER_SECONDS)
         broken = next((each.exception() for each in done if each.exception()), None)
         return [each.result() for each in done if not each.exception()], broken

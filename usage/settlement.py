@@ -17,13 +17,14 @@ from django.db.models import Max, QuerySet, Sum
 from django.db.models.functions import Coalesce
 
 from billing import cases, steps
-from billing.enums import CaseKind
+from billing.enums import Aggregation, CaseKind
 from billing.models import Customer, Meter
 from usage.cells import ABSENCE_STABLE_HOURS, HOUR, Cell, Decision, Part, Proof, cell_name
 from usage.enums import ReplacementKind
 from usage.lifecycle import State
 from usage.models import Attempt, Observation, Replacement, Submission, SubmissionState
 from usage.replacing import replace, unprove
+from usage.running_cells import RunningCell
 
 log = structlog.get_logger(__name__)
 
@@ -164,8 +165,10 @@ def _folded(
         .values_list("window_start")
         .annotate(credited=Sum("credit"))
     )
+    aggregation = Meter.objects.values_list("aggregation", flat=True).get(pk=meter_id)
+    kind = RunningCell if Aggregation(aggregation).is_running else Cell
     return {
-        hour: Cell(hour, tuple(parts[hour]), credit=credited.get(hour, Decimal(0)))
+        hour: kind(hour, tuple(parts[hour]), credit=credited.get(hour, Decimal(0)))
         for hour in sorted(parts)
     }
 
@@ -183,6 +186,7 @@ def _part(standing: SubmissionState, *, last_attempt_at: datetime | None) -> Par
         last_attempt_at=last_attempt_at,
         wire=standing.wire,
         segment_start=submission.segment_start,
+        timestamp=submission.timestamp,
         stripe_customer_id=submission.stripe_customer_id,
         recount=standing.recount,
     )

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from django.db.models import Max, Min
 
 from billing import steps
+from billing.enums import Aggregation
 from billing.gateway import meter_events
 from usage.lifecycle import State
 from usage.models import Submission
@@ -75,7 +76,11 @@ def statement(*, customer: str | None = None, with_stripe: bool = True) -> State
 
 def _stripe_totals(customer: str | None) -> Mapping[int, Decimal]:
     """Return Stripe's total of each meter over the UTC days in which we have submissions."""
-    submissions = Submission.objects.filter(meter__stripe_meter_id__isnull=False)
+    submissions = Submission.objects.filter(
+        # The last values of the others are no totals, and the books leave them out.
+        meter__stripe_meter_id__isnull=False,
+        meter__aggregation__in=(Aggregation.SUM, Aggregation.COUNT),
+    )
     if customer is not None:
         submissions = submissions.filter(customer__external_id=customer)
     spans = (

@@ -80,6 +80,16 @@ def send(events: Sequence[Mapping[str, Any]], *, check: Callable[[], None]) -> N
             raise errors.NotAccepted("a session just opened is refused on the stream") from again
 
 
+class _Events(list[Mapping[str, Any]]):
+    """Events the SDK need not form-encode.
+
+    For each v2 request it makes a form of the whole body, only to send JSON instead: nine tenths of
+    a request's time. Of a value with an `id` it would take no more than that into the form.
+    """
+
+    id = ""
+
+
 class _Expired(Exception):
     """The session's time is over; the request was not taken."""
 
@@ -90,7 +100,7 @@ def _post(
     with errors.sorted_errors(), checked_before_write(check):
         try:
             session.client.v2.billing.meter_event_stream.create(
-                {"events": list(events)}  # type: ignore[arg-type]  # rendered by `usage.wire`
+                {"events": _Events(events)}  # type: ignore[typeddict-item]  # rendered by `usage.wire`
             )
         except (stripe.TemporarySessionExpiredError, stripe.AuthenticationError) as error:
             # The bearer here is the session's token and not our key: another one may be taken.

@@ -8,7 +8,7 @@ import pytest
 
 from billing.models import Case, Customer, PeriodBoundary
 from tests.usage.conftest import report
-from usage import flush, holding, invariants
+from usage import flush, holding, invariants, lateness
 from usage.cancelling import CannotCancel, cancel_submission
 from usage.models import HeldUsage, Submission, UsageEvent, Void
 from usage.queries import books

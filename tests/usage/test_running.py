@@ -28,6 +28,7 @@ from tests.usage.conftest import EVENTS_PATH, make_meter, report
 from usage import delivery, flush, holding, running_upkeep
 from usage.enums import ReplacementKind
 from usage.ingestion import Outcome, ReportedEvent, accept
+from usage.invariants import violations
 from usage.invariants.running import RUNNING_INVARIANTS
 from usage.lifecycle import State
 from usage.models import (
@@ -40,12 +41,21 @@ from usage.models import (
     UsageEvent,
 )
 from usage.running_freezing import next_timestamp
+from usage.settlement import cells, settle
+from usage.statements import statement
 
 pytestmark = pytest.mark.integration
 
 PERIOD = datetime(2026, 11, 1, tzinfo=UTC)
 """The start of the billing period that `now` lies in."""
 NEXT = datetime(2026, 12, 1, tzinfo=UTC)
+
+
+def learn(customer: Customer, at: datetime) -> None:
+    """Let a boundary be known. Its invoice stays a draft: what is late is `test_lateness`'s."""
+    PeriodBoundary.objects.get_or_create(
+        customer=customer, at=at, defaults={"open_until": at + timedelta(days=99), "recut_at": at}
+    )
 
 
 @dataclass
@@ -159,7 +169,7 @@ def opened(source_id: int, now: datetime) -> Iterator[Books]:
         external_id="acme", stripe_customer_id=stripe().v1.customers.create({"name": "Acme"}).id
     )
     for at in (PERIOD, NEXT):
-        PeriodBoundary.objects.create(customer=customer, at=at)
+        learn(customer, at)
     yield books
     switchboard.disconnect()
 
@@ -346,7 +356,7 @@ def test_a_boundary_learned_late_cuts_the_period(books, now):
     books.flush()
     books.deliver()
 
-    PeriodBoundary.objects.create(customer=Customer.objects.get(external_id="acme"), at=cut)
+    learn(Customer.objects.get(external_id="acme"), cut)
     books.flush()
     books.deliver(seconds=60)
 
@@ -358,7 +368,7 @@ def test_usage_beyond_a_boundary_learned_late_is_in_both_flushes_counted(books, 
     cut = now - timedelta(minutes=10)
     books.store(used("a", now - timedelta(minutes=5), 9, "u"))
     books.flush()
-    PeriodBoundary.objects.create(customer=Customer.objects.get(external_id="acme"), at=cut)
+    learn(Customer.objects.get(external_id="acme"), cut)
 
     books.store(used("b", now, 2, "v"))
     books.flush()
@@ -421,7 +431,7 @@ def test_late_events_of_a_period_that_ends_find_a_second(books, now):
 
 def test_a_period_without_a_second_left_is_held_with_a_case(books, now):
     cut = PERIOD + timedelta(seconds=2)
-    PeriodBoundary.objects.create(customer=Customer.objects.get(external_id="acme"), at=cut)
+    learn(Customer.objects.get(external_id="acme"), cut)
     for number in range(3):
         books.store(used(f"e{number}", PERIOD, number + 1, "u"))
         books.flush()
@@ -629,7 +639,7 @@ def step(books: Books, ledger: Ledger, kind: str, value: Any) -> None:
     elif kind == "boundary":
         at = PERIOD + timedelta(hours=value, minutes=30)
         customer = Customer.objects.get(external_id="acme")
-        PeriodBoundary.objects.get_or_create(customer=customer, at=at)
+        learn(customer, at)
         ledger.boundaries.add(at)
 
 
@@ -657,3 +667,44 @@ def test_stripe_has_what_the_events_come_to_after_whatever_happens(source, meter
         assert not HeldUsage.objects.filter(released_at=None).exists()
         for start, end in ledger.periods():
             assert books.values(start=start, end=end) == ledger.values(start, end)
+
+
+def test_stripes_last_value_of_an_hour_settles_all_of_it(books, now):
+    """I17."""
+    for number in range(2):
+        books.store(used(f"e{number}", now, number + 5, "u"))
+        books.flush()
+        books.deliver(seconds=60)
+    meter = books.meters[Aggregation.MAX]
+    hour = now.replace(minute=0, second=0)
+    customer_id = Customer.objects.get(external_id="acme").pk
+    observed = books.values(start=hour, end=hour + timedelta(hours=1))["max"]
+
+    def settled(value: Decimal) -> int:
+        return settle(
+            customer_id=customer_id,
+            meter_id=meter.pk,
+            observed={hour: value},
+            observed_at=books.now + timedelta(hours=2),
+        ).settled_count
+
+    assert settled(observed + 5) == 0
+    assert settled(observed) == 2
+    assert [state for *_, state in books.sent(Aggregation.MAX)] == [State.SETTLED, State.SETTLED]
+    [cell] = cells(
+        customer_id=customer_id, meter_id=meter.pk, start=hour, end=hour + timedelta(hours=1)
+    ).values()
+    assert (cell.expected, cell.is_closed) == (6, True)
+
+
+def test_the_books_leave_running_values_out(books, now):
+    books.store(used("a", now, 5, "u"), used("b", now, 5, "v", subject="nobody"))
+    books.flush()
+    books.deliver()
+
+    found = statement()
+
+    assert found.books.meters == ()
+    assert found.books.event_count == 2
+    assert found.is_balanced
+    assert violations() == ()

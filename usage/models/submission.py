@@ -103,6 +103,7 @@ class SubmissionState(models.Model):
         Replacement,
         on_delete=models.PROTECT,
         null=True,
+        db_index=False,
         related_name="superseded_states",
         help_text="the decision that superseded it; empty in every other state",
     )
@@ -123,6 +124,11 @@ class SubmissionState(models.Model):
                 name="usage_state_due",
             ),
             models.Index(
+                fields=("replaced_by",),
+                condition=models.Q(replaced_by__isnull=False),
+                name="usage_state_replaced",
+            ),
+            models.Index(
                 fields=("lease_until",),
                 condition=models.Q(state="sending"),
                 name="usage_state_leased",
@@ -133,9 +139,9 @@ class SubmissionState(models.Model):
                 name="usage_state_doubted",
             ),
             models.Index(
-                fields=("customer", "meter"),
-                condition=~models.Q(state__in=("settled", "superseded", "written_off")),
-                name="usage_state_open_pair",
+                fields=("submission",),
+                condition=models.Q(state="accepted"),
+                name="usage_state_accepted",
             ),
             models.Index(
                 fields=("customer", "meter"),
@@ -151,7 +157,15 @@ class SubmissionState(models.Model):
 class Attempt(models.Model):
     """One call made for a submission. Committed before its first byte leaves."""
 
-    submission = models.ForeignKey(Submission, on_delete=models.PROTECT, related_name="attempts")
+    # Its numbers' unique index begins with the submission. No constraint: submissions are never
+    # deleted, and to look would lock, and so write, each submission's row with every attempt.
+    submission = models.ForeignKey(
+        Submission,
+        on_delete=models.PROTECT,
+        db_constraint=False,
+        db_index=False,
+        related_name="attempts",
+    )
     number = models.PositiveIntegerField()
     wire = models.CharField(max_length=6, choices=Wire)
     started_at = models.DateTimeField()

@@ -1,8 +1,8 @@
 """Flushing fresh events beside a history of one million and of ten million flushed ones.
 
-Both histories stand in the same database, each in a schema of its own, and take turns. An event's
-flush must not cost more for what was flushed before it, and it must leave no dead row of any event:
-`dead events` and `dead batches` are the row versions a flush left behind, `WAL B` the bytes of log
+Both histories stand in the same database, each in a schema of its own, and take turns. What is fresh
+came by the thousand, or one by one as callers without a buffer report it. An event's flush must not
+cost more for what was flushed before it, and it must leave no dead row of any event: `dead events` and `dead batches` are the row versions a flush left behind, `WAL B` the bytes of log
 written for each event (by everybody on the server). Each run adds what it flushes to its history.
 `ingest` measures in the same unit what an event costs before this.
 """
@@ -24,40 +24,55 @@ from usage import flush
 from usage.clock import database_clock
 from usage.models import IngestBatch, Submission
 
-EVENTS = 100_000
-BATCH = 100
+EVENTS = {1_000: 100_000, 1: 5_000}
+"""Events per run, by batch size: a run takes no more than 5,000 batches."""
+
 HISTORIES = {"1M": 1_000_000, "10M": 10_000_000}
-REFERENCE = "1M"
 FLUSH_SECONDS = 600
 
 
 @contextlib.contextmanager
 def variants(*, scale: float, backends: stack.Backends) -> Iterator[list[Variant]]:
     """Yield one for each history; `scale` shortens or lengthens histories and runs alike."""
-    made: list[Variant] = []
+    schemas = {name: f"history_{name.lower()}" for name in HISTORIES}
     for name, events in HISTORIES.items():
-        beside = _Beside(f"history_{name.lower()}", max(BATCH, round(EVENTS * scale)))
-        beside.build(round(events * scale))
-        made.append(
-            Variant(
-                name=f"beside-{name}",
-                reference=None if name == REFERENCE else f"beside-{REFERENCE}",
-                events=beside.events,
-                prepare=beside.prepare,
-                run=beside.run,
-                check=beside.check,
-                figures=beside.figures,
-                meters={"db": backends.reading, "app": cpu.own_process},
-            )
-        )
-    yield made
+        _build(schemas[name], round(events * scale))
+    smaller, _ = HISTORIES
+    yield [
+        _Beside(
+            name=f"{name}-by-{batch}",
+            reference=None if name == smaller else f"{smaller}-by-{batch}",
+            schema=schemas[name],
+            batch=batch,
+            events=max(1, round(events * scale / batch)) * batch,
+        ).variant(backends)
+        for batch, events in EVENTS.items()
+        for name in HISTORIES
+    ]
 
 
-@dataclass(slots=True)
+def _build(schema: str, events: int) -> None:
+    """Make the tables and the history in a new schema."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"CREATE SCHEMA {schema}")
+    _enter(schema)
+    call_command("migrate", verbosity=0)
+    history.write(events)
+
+
+def _enter(schema: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET search_path TO {schema}")
+
+
+@dataclass(slots=True, kw_only=True)
 class _Beside:
     """Runs beside one history, which stands in `schema`."""
 
+    name: str
+    reference: str | None
     schema: str
+    batch: int
     events: int
     _flushed: int = 0
     _submissions_before: int = 0
@@ -65,18 +80,22 @@ class _Beside:
     _before: Mapping[str, int] = field(default_factory=dict)
     _after: Mapping[str, int] = field(default_factory=dict)
 
-    def build(self, events: int) -> None:
-        """Make the tables and the history."""
-        with connection.cursor() as cursor:
-            cursor.execute(f"CREATE SCHEMA {self.schema}")
-        self._enter()
-        call_command("migrate", verbosity=0)
-        history.write(events)
+    def variant(self, backends: stack.Backends) -> Variant:
+        return Variant(
+            name=self.name,
+            reference=self.reference,
+            events=self.events,
+            prepare=self.prepare,
+            run=self.run,
+            check=self.check,
+            figures=self.figures,
+            meters={"db": backends.reading, "app": cpu.own_process},
+        )
 
     def prepare(self) -> None:
         connection.close()
-        self._enter()
-        history.write_fresh(self.events, per_batch=BATCH)
+        _enter(self.schema)
+        history.write_fresh(self.events, per_batch=self.batch)
         self._expected = history.waiting_total()
         self._submissions_before = Submission.objects.order_by("-pk").values_list("pk", flat=True)[
             0
@@ -119,10 +138,6 @@ class _Beside:
             ),
             "WAL B": grown["wal"] / self.events,
         }
-
-    def _enter(self) -> None:
-        with connection.cursor() as cursor:
-            cursor.execute(f"SET search_path TO {self.schema}")
 
 
 def _written() -> dict[str, int]:
