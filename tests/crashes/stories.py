@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from django.conf import settings
 
 from billing.gateway.client import connection as stripe
-from billing.models import Customer, Meter, MeterVersion, PeriodBoundary
+from billing.models import Customer, Invoice, Meter, MeterVersion, PeriodBoundary
 from tests.crashes.shop import NOW, RUNNING, Operation, Shop, used
 from usage.ingestion import CONFLICT, Stored
 
@@ -271,6 +271,18 @@ def period_end(shop: Shop) -> Told:
     yield shop.hold_late()
     yield shop.ingest(("p6", end - 4 * HOUR, 1))
     yield shop.upkeep()
+    Invoice.objects.create(
+        stripe_invoice_id="in_gone",
+        customer=acme,
+        status="draft",
+        currency="usd",
+        total=0,
+        period_start=begin,
+        period_end=begin,
+        created_at=begin,
+        mirrored_at=begin,
+    )
+    yield shop.miss_invoice("in_gone")
 
 
 def _subscribed(shop: Shop, begin: datetime) -> Customer:

@@ -75,6 +75,7 @@ def named_steps() -> list[Step]:
                     and isinstance(node.func, ast.Attribute)
                     and isinstance(node.func.value, ast.Name)
                     and node.func.value.id == "steps"
+                    and node.func.attr in set(Kind)
                 ):
                     [name] = node.args
                     assert isinstance(name, ast.Constant), f"{path}: a step's name is a literal"
