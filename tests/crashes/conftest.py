@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import time
 from collections import Counter
 from dataclasses import dataclass
 
@@ -26,7 +25,8 @@ class Told:
     """
 
     occurrences: dict[Step, list[int]]
-    seconds: float
+    length: int
+    """How many steps it takes: the shortest story is the cheapest."""
 
 
 def tell(shop: Shop, story: Story) -> None:
@@ -40,16 +40,14 @@ def told() -> dict[str, Told]:
     found = {}
     for name, story in STORIES.items():
         with transaction.atomic(), opened(*story.meters) as shop:
-            began = time.perf_counter()
             tell(shop, story)
-            seconds = time.perf_counter() - began
             times: Counter[Step] = Counter()
             occurrences: dict[Step, list[int]] = {}
             for taken in shop.interruptions.taken:
                 times[taken.step] += 1
                 if taken.effect:
                     occurrences.setdefault(taken.step, []).append(times[taken.step])
-            found[name] = Told(occurrences, seconds)
+            found[name] = Told(occurrences, len(shop.interruptions.taken))
             transaction.set_rollback(True)
     return found
 

@@ -31,6 +31,16 @@ class Story:
     meters: tuple[str, ...] = ("input_tokens",)
 
 
+def shortest(shop: Shop) -> Told:
+    """Two requests are stored, folded, sent and found in Stripe's totals, one after the other."""
+    for event_id, at in (("q1", NOW - MINUTE), ("q2", NOW - HOUR)):
+        yield shop.ingest((event_id, at, 10))
+        yield shop.flush()
+        yield shop.deliver()
+        shop.advance(minutes=5)
+        yield shop.nightly()
+
+
 def ordinary(shop: Shop) -> Told:
     """Usage comes in twice and once in conflict, of a customer unknown at first, and is billed."""
     yield shop.ingest(("a1", NOW - MINUTE, 10), ("a2", NOW - 2 * MINUTE, 7))
@@ -42,24 +52,16 @@ def ordinary(shop: Shop) -> Told:
     )
     yield shop.ingest(("g1", NOW - MINUTE, 3), subject="globex")
     yield shop.upkeep()
-    yield shop.deliver()
     shop.advance(minutes=5)
     shop.make_customer("globex")
-    yield shop.ingest(("a4", shop.now, 2))
     yield shop.release()
-    yield shop.flush()
     yield shop.deliver()
-    shop.advance(hours=14)
-    yield shop.nightly()
     yield shop.statement()
-    yield shop.alarms()
     yield shop.invariants()
 
 
 def doubt(shop: Shop) -> Told:
-    """Workers die with a claim, answers are lost, a busy Stripe refuses; a doubt gets too old."""
-    yield shop.ingest(("x1", NOW - MINUTE, 10))
-    yield shop.flush()
+    """Workers die with a claim, an answer is lost, a busy Stripe refuses."""
     yield shop.deliver()
     yield shop.ingest(("x2", NOW - HOUR, 7))
     yield shop.flush()
@@ -74,6 +76,10 @@ def doubt(shop: Shop) -> Told:
     shop.emulator.faults.switch_on("429", path=SEND, count=1)
     yield shop.deliver()
     shop.emulator.faults.clear()
+
+
+def old_doubt(shop: Shop) -> Told:
+    """A call's end is unknown for longer than Stripe remembers its identifier."""
     yield shop.ingest(("x4", NOW - 3 * HOUR, 4))
     yield shop.flush()
     shop.emulator.faults.switch_on("drop_before", path=SEND)
@@ -81,7 +87,6 @@ def doubt(shop: Shop) -> Told:
     shop.emulator.faults.clear()
     shop.advance(hours=25)
     yield shop.deliver()
-    yield shop.alarms()
     shop.advance(hours=36.5)
     yield shop.doubtful()
     yield shop.deliver()
@@ -138,17 +143,31 @@ def slow_totals(shop: Shop) -> Told:
 
 
 def streamed(shop: Shop) -> Told:
-    """A backlog goes over the stream, which is refused at first; two events are, and reported."""
+    """A backlog goes over the stream, and another one."""
+    settings.USAGE_STREAM_FROM = 2
+    for hours in (1, 5):
+        yield shop.ingest(
+            (f"b{hours}", NOW - hours * HOUR, hours), (f"c{hours}", NOW - (hours + 1) * HOUR, 2)
+        )
+        yield shop.flush()
+        yield shop.deliver()
+    shop.advance(hours=1)
+    yield shop.doubtful()
+
+
+def stream_refused(shop: Shop) -> Told:
+    """Stripe gives the account no session, so that v1 does the work."""
     settings.USAGE_STREAM_FROM = 2
     yield shop.ingest(("b1", NOW - HOUR, 1), ("b2", NOW - 2 * HOUR, 2))
     yield shop.flush()
     shop.emulator.faults.switch_on("403", path=SESSION, count=1)
     yield shop.deliver()
     shop.emulator.faults.clear()
-    yield shop.ingest(("b3", NOW - HOUR, 3), ("b4", NOW - 3 * HOUR, 4))
-    yield shop.flush()
-    yield shop.deliver()
-    shop.advance(minutes=10)
+
+
+def reported(shop: Shop) -> Told:
+    """Stripe takes an event over the stream, refuses it later, and tells of it."""
+    settings.USAGE_STREAM_FROM = 2
     yield shop.ingest(("b5", NOW - 5 * HOUR, 5), ("b6", NOW - 6 * HOUR, 6))
     yield shop.flush()
     shop.emulator.faults.switch_on("reject_in_stream", count=1)
@@ -163,8 +182,6 @@ def streamed(shop: Shop) -> Told:
     yield shop.handle()
     yield shop.handle_again()
     yield shop.handle()
-    shop.advance(hours=1)
-    yield shop.doubtful()
 
 
 def unsampled(shop: Shop) -> Told:
@@ -188,19 +205,33 @@ def unsampled(shop: Shop) -> Told:
     yield shop.close_reports()
 
 
-def corrections(shop: Shop) -> Told:
-    """An event is voided, whole submissions are cancelled, too late or with an answer lost."""
-    yield shop.ingest(
-        ("v1", NOW - MINUTE, 10), ("v2", NOW - 2 * MINUTE, 7), ("c1", NOW - HOUR, 5)
-    )
-    yield shop.ingest(("c2", NOW - 2 * HOUR, 4), ("c3", NOW - 3 * HOUR, 3))
+def voided(shop: Shop) -> Told:
+    """An event is taken back, and its negative sent."""
+    yield shop.ingest(("v1", NOW - MINUTE, 10), ("v2", NOW - 2 * MINUTE, 7))
     yield shop.flush()
     yield shop.deliver()
     shop.advance(minutes=5)
     yield shop.void("v1")
     yield shop.flush()
+    yield shop.deliver()
+
+
+def cancelled(shop: Shop) -> Told:
+    """A whole submission is taken back by having Stripe cancel it."""
+    yield shop.ingest(("c1", NOW - HOUR, 5))
+    yield shop.flush()
+    yield shop.deliver()
+    shop.advance(minutes=5)
     yield shop.cancel(hour=11)
     yield shop.deliver()
+
+
+def cancelled_too_late(shop: Shop) -> Told:
+    """Of one cancellation the answer is lost, another is never tried, until Stripe takes none."""
+    yield shop.ingest(("c2", NOW - 2 * HOUR, 4), ("c3", NOW - 3 * HOUR, 3))
+    yield shop.flush()
+    yield shop.deliver()
+    shop.advance(minutes=5)
     yield shop.cancel(hour=10)
     shop.emulator.faults.switch_on("answer_lost", path="/v1/billing/meter_event_adjustments")
     yield shop.deliver()
@@ -211,28 +242,32 @@ def corrections(shop: Shop) -> Told:
 
 
 def running(shop: Shop) -> Told:
-    """The largest of a period: usage released, a period cut late, a doubt that gets too old."""
-    acme = Customer.objects.get()
-    PeriodBoundary.objects.create(
-        customer=acme, at=datetime(2026, 11, 1, tzinfo=UTC), recut_at=NOW
-    )
-    yield shop.ingest(("m1", NOW - 3 * HOUR, 5), name=RUNNING)
+    """The largest of a period grows; usage of somebody unknown is counted once they are known."""
+    _period_of_acme()
     yield shop.ingest(("m2", NOW - HOUR, 7), name=RUNNING, subject="globex")
     yield shop.upkeep()
-    yield shop.deliver()
     shop.advance(minutes=5)
     shop.make_customer("globex")
     yield shop.upkeep()
     yield shop.deliver()
-    yield shop.ingest(("m3", NOW - MINUTE, 8), name=RUNNING)
+
+
+def running_cut(shop: Shop) -> Told:
+    """A period of a running value is cut in two after both halves were counted as one."""
+    acme = _period_of_acme()
+    yield shop.ingest(("m1", NOW - 3 * HOUR, 5), ("m3", NOW - MINUTE, 8), name=RUNNING)
     yield shop.upkeep()
     yield shop.deliver()
-    PeriodBoundary.objects.create(customer=acme, at=NOW - HOUR - MINUTE)
+    PeriodBoundary.objects.create(customer=acme, at=NOW - HOUR)
     shop.advance(minutes=5)
     yield shop.upkeep()
     yield shop.deliver()
-    shop.advance(minutes=5)
-    yield shop.ingest(("m4", shop.now, 9), name=RUNNING)
+
+
+def running_resent(shop: Shop) -> Told:
+    """A running value is in doubt for longer than Stripe remembers its identifier."""
+    _period_of_acme()
+    yield shop.ingest(("m4", NOW, 9), name=RUNNING)
     yield shop.upkeep()
     shop.emulator.faults.switch_on("drop_before", path=SEND)
     yield shop.deliver()
@@ -240,6 +275,14 @@ def running(shop: Shop) -> Told:
     shop.advance(hours=24)
     yield shop.upkeep()
     yield shop.deliver()
+
+
+def _period_of_acme() -> Customer:
+    acme = Customer.objects.get()
+    PeriodBoundary.objects.create(
+        customer=acme, at=datetime(2026, 11, 1, tzinfo=UTC), recut_at=NOW
+    )
+    return acme
 
 
 def period_end(shop: Shop) -> Told:
@@ -349,16 +392,24 @@ def restored(shop: Shop) -> Told:
 
 
 STORIES = {
+    "shortest": Story(shortest),
     "ordinary": Story(ordinary, ("input_tokens", "llm_calls")),
     "doubt": Story(doubt),
+    "old_doubt": Story(old_doubt),
     "outage": Story(outage),
     "too_old": Story(too_old),
     "refusals": Story(refusals),
     "slow_totals": Story(slow_totals),
     "streamed": Story(streamed),
+    "stream_refused": Story(stream_refused),
+    "reported": Story(reported),
     "unsampled": Story(unsampled),
-    "corrections": Story(corrections),
+    "voided": Story(voided),
+    "cancelled": Story(cancelled),
+    "cancelled_too_late": Story(cancelled_too_late),
     "running": Story(running, (RUNNING,)),
+    "running_cut": Story(running_cut, (RUNNING,)),
+    "running_resent": Story(running_resent, (RUNNING,)),
     "period_end": Story(period_end),
     "learned_late": Story(learned_late),
     "restored": Story(restored),

@@ -46,7 +46,7 @@ CASES = [
 def chosen(step: Step, occurrence: int) -> tuple[str, int]:
     """Return the shortest story that takes the step so often, and which time in it that is."""
     found = [
-        (story.seconds, name, times[occurrence - 1])
+        (story.length, name, times[occurrence - 1])
         for name, story in told().items()
         if len(times := story.occurrences.get(step, [])) >= occurrence
     ]
