@@ -124,7 +124,9 @@ class Shop:
             stack.enter_context(time_machine.travel(self.now, tick=False))
             stack.enter_context(watched(self.interruptions))
             for module in (tasks, rejections):
-                stack.enter_context(mock.patch.object(module, "database_clock", lambda: self.now))
+                stack.enter_context(
+                    mock.patch.object(module, "database_clock", return_value=self.now)
+                )
             yield
 
     def perform(self, operation: Operation) -> None:
@@ -290,7 +292,7 @@ class Shop:
     # --- people -----------------------------------------------------------------------------------
 
     def statement(self) -> Operation:
-        return Operation(lambda: statements.statement())
+        return Operation(statements.statement)
 
     def void(self, *event_ids: str) -> Operation:
         keys = [voiding.EventKey(self.source_id, event_id) for event_id in event_ids]
@@ -539,14 +541,17 @@ def _summed() -> list[tuple[str, str]]:
 def opened(*slugs: str) -> Iterator[Shop]:
     """A shop with these meters and one customer, at Stripe, before its first call."""
     random.seed(20)
-    emulator = Emulator(now=lambda: shop.now.timestamp())
+    # The lambda looks the instant up anew each time: the story moves it.
+    emulator = Emulator(now=lambda: shop.now.timestamp())  # noqa: PLW0108
     switchboard.connect(emulator)
     with override_settings(), interruptible(emulator) as interruptions:
         shop = Shop(emulator, interruptions)
         _, shop.key = authentication.issue("gateway", [Scope.INGEST])
         shop.source_id = Source.objects.get(name="gateway").pk
         for path, is_thin in HOOKS.items():
-            secrets = settings.STRIPE_THIN_WEBHOOK_SECRETS if is_thin else settings.STRIPE_WEBHOOK_SECRETS
+            secrets = (
+                settings.STRIPE_THIN_WEBHOOK_SECRETS if is_thin else settings.STRIPE_WEBHOOK_SECRETS
+            )
             emulator.forward(f"http://us.invalid{path}", secrets[0], thin=is_thin)
         for slug in slugs:
             shop.make_meter(slug)

@@ -279,9 +279,7 @@ def running_resent(shop: Shop) -> Told:
 
 def _period_of_acme() -> Customer:
     acme = Customer.objects.get()
-    PeriodBoundary.objects.create(
-        customer=acme, at=datetime(2026, 11, 1, tzinfo=UTC), recut_at=NOW
-    )
+    PeriodBoundary.objects.create(customer=acme, at=datetime(2026, 11, 1, tzinfo=UTC), recut_at=NOW)
     return acme
 
 

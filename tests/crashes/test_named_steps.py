@@ -116,7 +116,7 @@ def test_a_write_outside_of_every_named_commit_is_objected_to():
 def test_a_request_outside_of_every_named_call_is_objected_to():
     with opened("input_tokens") as shop:
         with pytest.raises(AssertionError):
-            shop.perform(Operation(lambda: stripe().v1.billing.meters.list()))
+            shop.perform(Operation(stripe().v1.billing.meters.list))
 
         assert shop.interruptions.objections == [
             "asked outside of every named call: GET /v1/billing/meters"
