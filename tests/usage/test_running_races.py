@@ -1,0 +1,68 @@
+"""Two flushers, and a recount beside them, on the running values of one customer."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from django.db import connections
+from django.utils import timezone
+
+from billing.enums import Aggregation
+from billing.models import Customer, Meter, PeriodBoundary
+from tests.usage.conftest import make_meter, report
+from usage import flush, running_upkeep
+from usage.models import RunningValue, Submission
+
+pytestmark = [pytest.mark.postgres, pytest.mark.django_db(transaction=True)]
+
+
+def test_concurrent_flushers_lose_no_name_and_freeze_no_second_twice(transactional_db, store):
+    """F21: each waits for the other's value instead of moving on from an old one."""
+    customer = Customer.objects.create(external_id="acme", stripe_customer_id="cus_acme")
+    for aggregation, value_property in (
+        (Aggregation.UNIQUE, "user"),
+        (Aggregation.MAX, "seats"),
+        (Aggregation.LATEST, "seats"),
+    ):
+        meter = make_meter(aggregation.value, value_property, required=False)
+        Meter.objects.filter(pk=meter.pk).update(aggregation=aggregation)
+    now = timezone.now()
+    for number in range(60):
+        store(
+            report(f"{number:02}", at=now, input_tokens=1, user=f"u{number % 40}", seats=number),
+            at=now,
+        )
+    start = threading.Barrier(4)
+    errors: list[Exception] = []
+
+    def flusher() -> None:
+        try:
+            start.wait()
+            while flush.flush_batches(now=now, event_limit=3).batch_count:
+                running_upkeep.tend(clock=lambda: now, seconds=5)
+        except Exception as error:  # noqa: BLE001 - told by the test
+            errors.append(error)
+        finally:
+            connections.close_all()
+
+    threads = [threading.Thread(target=flusher) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    PeriodBoundary.objects.create(customer=customer, at=now)
+    for thread in threads:
+        thread.join()
+    while flush.flush_batches(now=now).batch_count:
+        pass
+    running_upkeep.tend(clock=lambda: now, seconds=30)
+
+    assert errors == []
+    values = RunningValue.objects.filter(period_start=now).values_list("meter__slug", "value")
+    assert dict(values) == {"unique": 40, "max": 59, "latest": 59}
+    for slug in ("unique", "max", "latest"):
+        seconds = list(
+            Submission.objects.filter(meter__slug=slug)
+            .order_by("pk")
+            .values_list("timestamp", flat=True)
+        )
+        assert seconds == sorted(set(seconds))
