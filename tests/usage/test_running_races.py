@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
-from django.db import connections
+from django.db import connection, connections, transaction
 from django.utils import timezone
 
 from billing.enums import Aggregation
@@ -17,9 +17,7 @@ from usage.models import RunningValue, Submission
 pytestmark = [pytest.mark.postgres, pytest.mark.django_db(transaction=True)]
 
 
-def test_concurrent_flushers_lose_no_name_and_freeze_no_second_twice(transactional_db, store):
-    """F21: each waits for the other's value instead of moving on from an old one."""
-    customer = Customer.objects.create(external_id="acme", stripe_customer_id="cus_acme")
+def make_meters() -> Customer:
     for aggregation, value_property in (
         (Aggregation.UNIQUE, "user"),
         (Aggregation.MAX, "seats"),
@@ -27,6 +25,12 @@ def test_concurrent_flushers_lose_no_name_and_freeze_no_second_twice(transaction
     ):
         meter = make_meter(aggregation.value, value_property, required=False)
         Meter.objects.filter(pk=meter.pk).update(aggregation=aggregation)
+    return Customer.objects.create(external_id="acme", stripe_customer_id="cus_acme")
+
+
+def test_concurrent_flushers_lose_no_name_and_freeze_no_second_twice(transactional_db, store):
+    """F21: each waits for the other's value instead of moving on from an old one."""
+    customer = make_meters()
     now = timezone.now()
     for number in range(60):
         store(
@@ -66,3 +70,50 @@ def test_concurrent_flushers_lose_no_name_and_freeze_no_second_twice(transaction
             .values_list("timestamp", flat=True)
         )
         assert seconds == sorted(set(seconds))
+
+
+def is_anyone_waiting() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT EXISTS (SELECT FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event_type = 'Lock')"
+        )
+        waiting: bool = cursor.fetchone()[0]
+        return waiting
+
+
+def test_a_flusher_waits_for_the_value_another_is_moving_on(transactional_db, store):
+    """F21: from the value before it, one of two new names would be lost."""
+    make_meters()
+    now = timezone.now()
+
+    def store_one(name: str) -> None:
+        store(report(name, at=now, input_tokens=1, user=name, seats=1), at=now)
+
+    store_one("first")
+    flush.flush_batches(now=now)
+    store_one("second")
+
+    def other_flusher() -> None:
+        flush.flush_batches(now=now)
+        connections.close_all()
+
+    other = threading.Thread(target=other_flusher)
+    with transaction.atomic():
+        flush.flush_batches(now=now)
+        # As if it came in while the run above was under way; another connection stores it.
+        storer = threading.Thread(target=lambda: (store_one("third"), connections.close_all()))
+        storer.start()
+        storer.join()
+        other.start()
+        while other.is_alive() and not is_anyone_waiting():
+            pass
+    other.join()
+
+    assert RunningValue.objects.get(meter__slug="unique").value == 3
+    assert [
+        int(value)
+        for value in Submission.objects.filter(meter__slug="unique")
+        .order_by("pk")
+        .values_list("value", flat=True)
+    ] == [1, 2, 3]
