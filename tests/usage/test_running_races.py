@@ -13,6 +13,7 @@ from billing.models import Customer, Meter, PeriodBoundary
 from tests.usage.conftest import make_meter, report
 from usage import flush, running_upkeep
 from usage.models import RunningValue, Submission
+from usage.running import lock
 
 pytestmark = [pytest.mark.postgres, pytest.mark.django_db(transaction=True)]
 
@@ -74,46 +75,36 @@ def test_concurrent_flushers_lose_no_name_and_freeze_no_second_twice(transaction
 
 def is_anyone_waiting() -> bool:
     with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT EXISTS (SELECT FROM pg_stat_activity"
-            " WHERE datname = current_database() AND wait_event_type = 'Lock')"
-        )
+        # Not `pg_stat_activity`, which stands still inside a transaction.
+        cursor.execute("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
         waiting: bool = cursor.fetchone()[0]
         return waiting
 
 
 def test_a_flusher_waits_for_the_value_another_is_moving_on(transactional_db, store):
-    """F21: from the value before it, one of two new names would be lost."""
+    """F21: moved on from the value before it, one of two new names would be lost."""
     make_meters()
     now = timezone.now()
-
-    def store_one(name: str) -> None:
-        store(report(name, at=now, input_tokens=1, user=name, seats=1), at=now)
-
-    store_one("first")
+    store(report("first", at=now, input_tokens=1, user="first", seats=1), at=now)
     flush.flush_batches(now=now)
-    store_one("second")
+    store(report("second", at=now, input_tokens=1, user="second", seats=1), at=now)
+    before = RunningValue.objects.get(meter__slug="unique")
 
     def other_flusher() -> None:
-        flush.flush_batches(now=now)
-        connections.close_all()
+        try:
+            flush.flush_batches(now=now)
+        finally:
+            connections.close_all()
 
     other = threading.Thread(target=other_flusher)
     with transaction.atomic():
-        flush.flush_batches(now=now)
-        # As if it came in while the run above was under way; another connection stores it.
-        storer = threading.Thread(target=lambda: (store_one("third"), connections.close_all()))
-        storer.start()
-        storer.join()
+        [mine] = lock({(before.customer_id, before.meter_id, before.period_start)}, now=now)
         other.start()
         while other.is_alive() and not is_anyone_waiting():
             pass
+        mine.value += 1
+        mine.save()
     other.join()
 
-    assert RunningValue.objects.get(meter__slug="unique").value == 3
-    assert [
-        int(value)
-        for value in Submission.objects.filter(meter__slug="unique")
-        .order_by("pk")
-        .values_list("value", flat=True)
-    ] == [1, 2, 3]
+    before.refresh_from_db()
+    assert before.value == 3
