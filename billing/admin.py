@@ -21,7 +21,7 @@ from unfold.paginator import InfinitePaginator
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget, UnfoldAdminTextInputWidget
 
 from billing import authentication, cases
-from billing.admin_base import Admin, OperationAdmin, ReadOnlyAdmin, ReadOnlyInline
+from billing.admin_base import CASE_LINKS, Admin, OperationAdmin, ReadOnlyAdmin, ReadOnlyInline
 from billing.catalogue.amounts import minor, text
 from billing.customers import CustomerConflict, CustomerRefused, create_customer
 from billing.enums import CaseKind, Scope, WebhookState
@@ -228,15 +228,25 @@ class MeterAdmin(ReadOnlyAdmin):
         "aggregation",
         "unit",
         "at_stripe",
+        "checked_at",
+        "blocked",
     )
-    list_filter = ("aggregation",)
+    list_filter = ("aggregation", ("blocked", admin.EmptyFieldListFilter))
     search_fields = ("slug", "event_name", "=stripe_meter_id")
     search_help_text = "slug, event name or Stripe id"
     inlines = (VersionInline,)
 
-    @display(description="at Stripe", label={"yes": "success", "not yet": "warning"})
+    @display(
+        description="at Stripe",
+        label={"yes": "success", "blocked": "danger", "not checked": "warning"}
+        | {"not yet": "warning"},
+    )
     def at_stripe(self, meter: Meter) -> str:
-        return "not yet" if meter.stripe_meter_id is None else "yes"
+        if meter.stripe_meter_id is None:
+            return "not yet"
+        if meter.blocked:
+            return "blocked"
+        return "not checked" if meter.checked_at is None else "yes"
 
 
 class PriceInline(ReadOnlyInline):
@@ -345,6 +355,7 @@ class ApiKeyAdmin(OperationAdmin):
 
     add_form = ApiKeyForm
     add_fields = ("source_name", "scopes", "expires_at")
+    refusals = (authentication.SourceReserved,)
     list_display = ("prefix", "source", "allows", "standing", "created_at", "expires_at")
     list_filter = ("source", ("revoked_at", admin.EmptyFieldListFilter))
     list_select_related = ("source",)
@@ -433,13 +444,14 @@ class CaseAdmin(Admin):
         "kind",
         "reference",
         "reason",
+        "see",
         "quantity_",
         "opened_at",
         "deadline_at",
         "closed_at",
     )
     fieldsets = (
-        (None, {"fields": ("kind", "reference", "reason", "quantity_")}),
+        (None, {"fields": ("kind", "reference", "reason", "see", "quantity_")}),
         (None, {"fields": (("opened_at", "deadline_at", "closed_at"),)}),
         (
             "Your part",
@@ -470,6 +482,12 @@ class CaseAdmin(Admin):
     @display(description="kind", ordering="kind")
     def about(self, case: Case) -> str:
         return case.get_kind_display()
+
+    @display(description="see")
+    def see(self, case: Case) -> str:
+        """Link to what the case is about."""
+        links = [(link,) for make in CASE_LINKS[CaseKind(case.kind)] if (link := make(case))]
+        return format_html_join(", ", "{}", links) or "-"
 
     @display(description="units", ordering="quantity")
     def quantity_(self, case: Case) -> str:

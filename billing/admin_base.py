@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 from django.contrib.admin import helpers
@@ -9,6 +11,12 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import Model
 from django.http import HttpRequest, HttpResponse
 from unfold.admin import ModelAdmin, TabularInline
+
+from billing.enums import CaseKind
+from billing.models import Case
+
+CASE_LINKS: dict[CaseKind, list[Callable[[Case], str]]] = defaultdict(list)
+"""What a case of a kind links to, as HTML. The packages above add theirs, as they own the pages."""
 
 
 class Admin(ModelAdmin):  # type: ignore[misc]  # unfold ships no types

@@ -30,6 +30,19 @@ KEY = re.compile(r"(mk_[a-z0-9]{8})_[A-Za-z0-9_-]{43}")
 """`mk_`, 8 characters that may be shown, and 43 that hold the secret."""
 
 
+OUR_SOURCES = "meterkeeper:"
+"""How the names of our own sources begin. No key is issued for one: what it holds is our word."""
+
+
+class SourceReserved(Exception):
+    """A source of our own, for which nobody else may speak."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name!r} is kept for Meterkeeper's own corrections; choose another name."
+        )
+
+
 class NotAuthenticated(Exception):
     """No key, or one that is unknown, revoked or expired. Which of them is not told."""
 
@@ -70,7 +83,12 @@ def issue(
     """Issue a key for the source of this name, made when new, and return it with its plain text.
 
     The plain text exists nowhere else. A source may hold several keys, so that one can be rolled.
+
+    Raises:
+        SourceReserved: it is a source of our own.
     """
+    if source_name.startswith(OUR_SOURCES):
+        raise SourceReserved(source_name)
     source, _ = Source.objects.get_or_create(name=source_name)
     prefix = "mk_" + "".join(secrets.choice(PREFIX_CHARACTERS) for _ in range(PREFIX_LENGTH))
     plain = f"{prefix}_{secrets.token_urlsafe(SECRET_BYTES)}"

@@ -59,7 +59,22 @@ class CaseKind(models.TextChoices):
     UNPROVEN = "unproven", "outcome unknown for longer than Stripe remembers"
     EXPIRED = "expired", "too old for Stripe to take"
     HELD = "held", "usage is held"
+    LATE = "late", "usage of a period whose invoice is final"
+    BOUNDARY = "boundary", "usage was sent across a billing-period boundary"
     DISCREPANCY = "discrepancy", "Stripe's books differ from ours"
     INVARIANT = "invariant", "our own tables contradict each other"
     WEBHOOK = "webhook", "a webhook cannot be handled"
     MISCONFIGURED = "misconfigured", "Stripe refuses our key or our set-up"
+    ERROR_REPORT = "error_report", "an error report of Stripe's is not cleared up"
+    AGEING = "ageing", "usage grows old before Stripe has counted it"
+    QUARANTINE = "quarantine", "sending is stopped: the database is not the one it was"
+    METER = "meter", "Stripe's meter cannot take what we would send"
+
+
+class Endpoint(models.TextChoices):
+    """What Stripe limits by the second, as far as we call it often."""
+
+    METER_EVENTS = "meter_events", "meter events over v1, in calls"
+    STREAM = "stream", "meter event stream: events in live mode, requests in test mode"
+    READS = "reads", "reads, in calls"
+    ACCOUNT = "account", "all of them together, in calls"

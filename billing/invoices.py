@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from django.db import transaction
-
+from billing import periods, steps
 from billing.gateway import stamps
 from billing.gateway.values import InvoiceState
 from billing.models import Customer, Invoice, Subscription
@@ -18,40 +17,48 @@ class UnknownCustomer(Exception):
     """An invoice is for a subscription of ours, but its customer is not stored yet."""
 
 
-@transaction.atomic
 def mirror(state: InvoiceState) -> bool:
     """Write down what Stripe said of an invoice; return whether it concerns a customer of ours.
 
-    Of two answers the one asked for later stands, whichever arrives last.
+    So is what it says of the billing periods it ends. Of two answers the one asked for later
+    stands, whichever arrives last.
 
     Raises:
         UnknownCustomer: it is ours by its subscription's stamp, but the customer's Stripe id has
             not been stored yet; later it will be.
     """
-    # The lock makes two answers about one invoice take turns, its first included.
-    customer = (
-        Customer.objects.select_for_update().filter(stripe_customer_id=state.customer_id).first()
-    )
-    if customer is None:
-        if stamps.is_ours(state.subscription_metadata):
-            raise UnknownCustomer(f"No customer here has Stripe's id {state.customer_id} yet.")
-        return False
-    if Invoice.objects.filter(stripe_invoice_id=state.id, mirrored_at__gt=state.asked_at).exists():
+    with steps.commit("billing.invoices.mirror"):
+        # The lock makes two answers about one invoice take turns, its first included.
+        customer = (
+            Customer.objects.select_for_update()
+            .filter(stripe_customer_id=state.customer_id)
+            .first()
+        )
+        if customer is None:
+            if stamps.is_ours(state.subscription_metadata):
+                raise UnknownCustomer(f"No customer here has Stripe's id {state.customer_id} yet.")
+            return False
+        known = Invoice.objects.filter(stripe_invoice_id=state.id)
+        if known.filter(mirrored_at__gt=state.asked_at).exists():
+            return True
+        Invoice.objects.update_or_create(
+            stripe_invoice_id=state.id,
+            defaults={
+                "customer": customer,
+                "subscription": _subscription(state.subscription_id),
+                "status": state.status,
+                "currency": state.currency,
+                "total": state.total,
+                "period_start": state.period_start,
+                "period_end": state.period_end,
+                "automatically_finalizes_at": state.automatically_finalizes_at,
+                "finalized_at": state.finalized_at,
+                "created_at": state.created_at,
+                "mirrored_at": state.asked_at,
+            },
+        )
+        periods.note(customer, state)
         return True
-    Invoice.objects.update_or_create(
-        stripe_invoice_id=state.id,
-        defaults={
-            "customer": customer,
-            "subscription": _subscription(state.subscription_id),
-            "status": state.status,
-            "currency": state.currency,
-            "total": state.total,
-            "automatically_finalizes_at": state.automatically_finalizes_at,
-            "created_at": state.created_at,
-            "mirrored_at": state.asked_at,
-        },
-    )
-    return True
 
 
 def mark_deleted(stripe_invoice_id: str, *, now: datetime) -> bool:

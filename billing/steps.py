@@ -15,13 +15,14 @@ from structlog.contextvars import bound_contextvars
 
 
 @contextmanager
-def commit(name: str) -> Iterator[None]:
+def commit(name: str, *, durable: bool = False) -> Iterator[None]:
     """Run the block as one transaction, or as a part of the one that is open.
 
     Where none was open, all of it is durable once the block is left, and nothing of it when that
-    raises; only a connection lost in the commit itself leaves it open which.
+    raises; only a connection lost in the commit itself leaves it open which. `durable` insists
+    that none was open.
     """
-    with bound_contextvars(step=name), transaction.atomic():
+    with bound_contextvars(step=name), transaction.atomic(durable=durable):
         yield
 
 

@@ -10,7 +10,7 @@ from django.conf import settings
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
-from billing import customers, subscriptions
+from billing import customers, meter_checks, subscriptions
 from billing.webhooks import inbox
 
 log = structlog.get_logger()
@@ -44,6 +44,13 @@ def finish_subscriptions() -> None:
     """Give subscriptions without a Stripe id theirs."""
     result = subscriptions.ensure_subscriptions_at_stripe(now=timezone.now(), limit=ROWS_PER_SWEEP)
     _tell("billing.subscriptions.sweep_finished", asdict(result))
+
+
+@shared_task(name="billing.check_meters", ignore_result=True)
+def check_meters() -> None:
+    """Compare every meter with Stripe's."""
+    result = meter_checks.check_all(timezone.now())
+    log.info("billing.meters.checked", **asdict(result))
 
 
 def _tell(event: str, counts: dict[str, int]) -> None:

@@ -70,6 +70,24 @@ JOBS = (
         reason="create at Stripe the subscriptions an outage or a crash left without an id",
     ),
     Job(
+        task="usage.report_ages",
+        queue="reconciliation",
+        seconds=3_600,
+        reason="tell people of usage that grows old before Stripe has counted it",
+    ),
+    Job(
+        task="usage.close_error_reports",
+        queue="reconciliation",
+        seconds=3_600,
+        reason="close Stripe's error reports that are cleared up, and tell of those that are not",
+    ),
+    Job(
+        task="billing.check_meters",
+        queue="webhooks",
+        utc_time="03:30",
+        reason="ask Stripe whether its meters can still take what we send",
+    ),
+    Job(
         task="usage.check_invariants",
         queue="reconciliation",
         utc_time="04:30",

@@ -151,6 +151,16 @@ UNFOLD = {
                         "icon": "pan_tool",
                         "link": reverse_lazy("admin:usage_heldusage_changelist"),
                     },
+                    {
+                        "title": "Error reports",
+                        "icon": "report",
+                        "link": reverse_lazy("admin:usage_errorreport_changelist"),
+                    },
+                    {
+                        "title": "Dispatch fence",
+                        "icon": "shield",
+                        "link": reverse_lazy("admin:usage_fence_changelist"),
+                    },
                 ],
             },
             {
@@ -322,6 +332,21 @@ STRIPE_TRANSPORT = "billing.gateway.transport.over_http"
 STRIPE_CONNECT_TIMEOUT_SECONDS = 3
 STRIPE_CALL_DEADLINE_SECONDS = 25
 """For a whole call, answer's last byte included. The SDK's own is 80 s per socket operation."""
+STRIPE_RATE_LIMITS = {
+    "meter_events": env.whole(
+        "STRIPE_METER_EVENTS_PER_SECOND", 900 if STRIPE_LIVE_MODE else 20, at_least=1
+    ),
+    "stream": env.whole("STRIPE_STREAM_PER_SECOND", 9_000 if STRIPE_LIVE_MODE else 10, at_least=1),
+    "reads": env.whole("STRIPE_READS_PER_SECOND", 20 if STRIPE_LIVE_MODE else 4, at_least=1),
+    "account": env.whole("STRIPE_TEST_MODE_CALLS_PER_SECOND", 24, at_least=1),
+}
+"""Calls a second, of all workers together; for the stream events in live mode, requests in test.
+
+Stripe's own, of which a tenth and more stays free: in live mode 1,000 v1 meter events, 10,000
+events of the stream and 25 calls of any other endpoint; in test mode 25 calls of everything, which
+is what `account` stays below there (live mode does not use it) and the others share. An account
+for which Stripe raised a limit sets it in the environment. Source: docs.stripe.com/rate-limits.
+"""
 STRIPE_WEBHOOK_SECRETS = env.words("STRIPE_WEBHOOK_SECRET")
 """Secrets of the snapshot endpoint, comma-separated while one is rolled. Empty: refuses all."""
 STRIPE_THIN_WEBHOOK_SECRETS = env.words("STRIPE_THIN_WEBHOOK_SECRET")
@@ -348,6 +373,12 @@ USAGE_FLUSH_SECONDS = env.whole("USAGE_FLUSH_SECONDS", 60, at_least=1, at_most=3
 USAGE_FLUSH_EVENTS = env.whole("USAGE_FLUSH_EVENTS", 200_000, at_least=1_000)
 """Events one flush run may fold: it stays one short transaction."""
 USAGE_DELIVERY_SECONDS = env.whole("USAGE_DELIVERY_SECONDS", 30, at_least=1, at_most=600)
+USAGE_CALLS_IN_FLIGHT = env.whole("USAGE_CALLS_IN_FLIGHT", 16, at_least=1, at_most=128)
+"""Calls one worker makes at once. At 80 ms a call, 16 are 200 calls a second."""
+USAGE_STREAM = env.boolean("USAGE_STREAM", default=True)
+"""Whether a large backlog goes over the meter event stream. Without it v1 does everything."""
+USAGE_STREAM_FROM = 500
+"""From so many waiting submissions on: below, v1 tells at once what Stripe thinks of each."""
 USAGE_DELIVERY_PASS_SECONDS = 15
 """When a delivery pass makes no new claim; with one whole call added it fits the soft limit."""
 USAGE_LEASE_SECONDS = 60

@@ -6,10 +6,13 @@ A key may end in `.*` for all types that begin like it; the longest key wins. Th
 
 from billing.webhooks import handlers
 from billing.webhooks.inbox import Handler
+from usage import rejections
 
 ROUTES: dict[str, Handler] = {
     "customer.subscription.*": handlers.subscription_changed,
     "v1.customer.subscription.*": handlers.subscription_changed,
     "invoice.*": handlers.invoice_changed,
     "v1.invoice.*": handlers.invoice_changed,
+    "v1.billing.meter.error_report_triggered": rejections.error_report,
+    "v1.billing.meter.no_meter_found": rejections.error_report,
 }

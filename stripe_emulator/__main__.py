@@ -17,7 +17,7 @@ from stripe_emulator.core.records import IdempotencyRecord, IdentifierRecord
 from stripe_emulator.core.routing import API_HOST
 from stripe_emulator.core.settings import Settings
 from stripe_emulator.disk_records import DiskRecords
-from stripe_emulator.saved_state import AnotherVersionError, SavedState
+from stripe_emulator.saved_state import SAVE_EVERY_SECONDS, AnotherVersionError, SavedState
 from stripe_emulator.server import PortTakenError, serve
 from stripe_emulator.version import API_VERSION
 
@@ -80,7 +80,7 @@ def _emulator(options: argparse.Namespace) -> tuple[Emulator, list[Store]]:
     emulator = Emulator(
         seed=seed, settings=settings, arrivals=arrivals, identifiers=identifiers, answers=answers
     )
-    saved = SavedState(folder / "account.state", emulator)
+    saved = SavedState(folder / "account.state", emulator, every_seconds=options.save_seconds)
     saved.load()
     return emulator, [saved, arrivals, identifiers, answers]
 
@@ -110,6 +110,14 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="DIR",
         help="keep the arrival log and the account in this folder, and take them up again",
+    )
+    parser.add_argument(
+        "--save-seconds",
+        type=float,
+        metavar="N",
+        default=SAVE_EVERY_SECONDS,
+        help="how often to save the account (default %(default)s): nothing is answered meanwhile, "
+        "and a large one takes seconds",
     )
     parser.add_argument("--forward-to", metavar="URL", help="send every snapshot event to this URL")
     parser.add_argument(

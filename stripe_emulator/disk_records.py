@@ -1,6 +1,8 @@
 """Identifiers and stored answers on disk, so that a million events leave the memory as it was."""
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,6 +35,15 @@ class DiskRecords(Records[T]):
             "INSERT OR REPLACE INTO records (key, record) VALUES (?, ?)",
             (key, self._encoder.encode(record)),
         )
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        # Also after a mistake of ours: what the books have counted stays known.
+        self._connection.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._connection.execute("COMMIT")
 
     def clear(self) -> None:
         self._connection.execute("DELETE FROM records")

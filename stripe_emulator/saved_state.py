@@ -39,9 +39,12 @@ def _version() -> bytes:
 class SavedState:
     """Save an emulator now and then and at the end, and find it again at the next start."""
 
-    def __init__(self, path: Path, emulator: Emulator) -> None:
+    def __init__(
+        self, path: Path, emulator: Emulator, *, every_seconds: float = SAVE_EVERY_SECONDS
+    ) -> None:
         self._path = path
         self._emulator = emulator
+        self._every_seconds = every_seconds
         self._saved_at_arrival = -1
 
     def load(self) -> None:
@@ -81,7 +84,7 @@ class SavedState:
     async def run(self) -> None:
         """Save every few seconds until cancelled."""
         while True:
-            await asyncio.sleep(SAVE_EVERY_SECONDS)
+            await asyncio.sleep(self._every_seconds)
             self.save()
 
     def close(self) -> None:

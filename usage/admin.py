@@ -13,22 +13,29 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.formats import number_format
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.timesince import timesince
 from unfold.decorators import display
 from unfold.paginator import InfinitePaginator
 
-from billing.admin_base import ReadOnlyAdmin, ReadOnlyInline
-from billing.models import Customer, Source
+from billing.admin_base import CASE_LINKS, ReadOnlyAdmin, ReadOnlyInline
+from billing.enums import CaseKind
+from billing.models import Case, Customer, Source
+from usage.admin_voids import CancelsSubmissions, VoidsEvents
 from usage.enums import STATE_CHOICES
 from usage.lifecycle import State
 from usage.models import (
     Attempt,
+    ErrorReport,
+    ErrorReportSample,
+    ErrorReportType,
     EventConflict,
+    Fence,
     FlushRun,
     HeldUsage,
     Submission,
     UsageEvent,
+    Void,
 )
 
 STATE_COLOURS = {
@@ -69,8 +76,10 @@ class Ledger(ReadOnlyAdmin):
 
 
 @admin.register(UsageEvent)
-class UsageEventAdmin(Ledger):
-    """Events as their callers reported them."""
+class UsageEventAdmin(VoidsEvents, Ledger):
+    """Events as their callers reported them, and the voids of some."""
+
+    actions = ("void",)
 
     list_display = ("event_id", "subject", "type", "source", "values", "occurred_at", "received_at")
     list_filter = ("source",)
@@ -79,7 +88,7 @@ class UsageEventAdmin(Ledger):
     search_help_text = "a whole event id, or a customer's external id"
     fieldsets = (
         (None, {"fields": ("event_id", "source", "type", "subject", "occurred_at", "data")}),
-        ("What became of it", {"fields": ("received_at", "batch", "became")}),
+        ("What became of it", {"fields": ("received_at", "batch", "became", "taken_back")}),
     )
 
     def get_search_results(
@@ -112,6 +121,33 @@ class UsageEventAdmin(Ledger):
             run__id__exact=run.pk,
             customer__external_id=event.subject,
         )
+
+    @display(description="taken back")
+    def taken_back(self, event: UsageEvent) -> str:
+        """Say who took it back and why, or which event it takes back itself."""
+        wanted = (
+            {"original_event_id": event.pk} if event.voids is None else {"void_event_id": event.pk}
+        )
+        row = Void.objects.filter(**wanted).first()
+        if row is None:
+            return "no"
+        what = "by" if event.voids is None else f"it takes back {row.event_id}, by"
+        return f"{what} {row.author}, {row.created_at:%Y-%m-%d %H:%M}: {row.reason}"
+
+
+@admin.register(Void)
+class VoidAdmin(Ledger):
+    """Events taken back: by whom, when and why."""
+
+    list_display = ("event_id", "source", "author", "reason_", "created_at")
+    list_filter = ("source",)
+    list_select_related = ("source",)
+    search_fields = ("=event_id", "=author")
+    search_help_text = "the whole id of the event taken back, or an author"
+
+    @display(description="reason")
+    def reason_(self, void: Void) -> str:
+        return void.reason[:120]
 
 
 @admin.register(EventConflict)
@@ -168,8 +204,10 @@ class StateFilter(admin.SimpleListFilter):
 
 
 @admin.register(Submission)
-class SubmissionAdmin(Ledger):
+class SubmissionAdmin(CancelsSubmissions, Ledger):
     """What was frozen for Stripe, and where each stands."""
+
+    actions = ("cancel",)
 
     list_display = (
         "identifier",
@@ -285,3 +323,148 @@ class HeldUsageAdmin(Ledger):
     @display(description="held for")
     def held_for(self, held: HeldUsage) -> str:
         return timesince(held.held_at, held.released_at or timezone.now() + timedelta(seconds=1))
+
+
+class OpenReportFilter(admin.SimpleListFilter):
+    """Reports whose unsampled rest is still looked for, or that are closed."""
+
+    title = "state"
+    parameter_name = "state"
+
+    def lookups(self, _request: HttpRequest, _admin: Any) -> Sequence[tuple[str, str]]:
+        return [("open", "open"), ("closed", "closed")]
+
+    def queryset(
+        self, _request: HttpRequest, queryset: QuerySet[ErrorReport]
+    ) -> QuerySet[ErrorReport]:
+        if self.value() is None:
+            return queryset
+        return queryset.filter(closed_at__isnull=self.value() == "open")
+
+
+class ErrorReportTypeInline(ReadOnlyInline):
+    """What a report counts, by reason."""
+
+    model = ErrorReportType
+    fields = ("code", "error_count", "named_count")
+    readonly_fields = fields
+
+
+@admin.register(ErrorReport)
+class ErrorReportAdmin(Ledger):
+    """Stripe's reports of events it refused after it had taken them."""
+
+    list_display = (
+        "stripe_event_id",
+        "about",
+        "error_count",
+        "named_count",
+        "foreign_count",
+        "open_count",
+        "state",
+        "received_at",
+    )
+    list_filter = (OpenReportFilter, "meter")
+    list_select_related = ("meter",)
+    search_fields = ("=stripe_event_id", "=types__samples__submission__identifier")
+    search_help_text = "Stripe's id of the report, or a submission's identifier"
+    inlines = (ErrorReportTypeInline,)
+    fieldsets = (
+        (
+            None,
+            {
+                "fields": (
+                    ("stripe_event_id", "type", "about"),
+                    "summary",
+                    ("error_count", "named_count", "foreign_count", "unsampled_count"),
+                    ("state", "resolution"),
+                )
+            },
+        ),
+        (
+            "When",
+            {
+                "fields": (
+                    ("validation_start", "validation_end"),
+                    ("attempts_from", "attempts_until"),
+                    ("created_at", "received_at", "closed_at"),
+                )
+            },
+        ),
+        ("Named", {"fields": ("named",)}),
+    )
+
+    @display(description="meter", ordering="meter")
+    def about(self, report: ErrorReport) -> str:
+        return "none found" if report.meter is None else report.meter.slug
+
+    @display(description="open", ordering="unsampled_count")
+    def open_count(self, report: ErrorReport) -> str:
+        """Show how many refused events are still looked for."""
+        return thousands(report.unsampled_count) if report.closed_at is None else "0"
+
+    @display(description="state", label={"open": "warning", "closed": "success"})
+    def state(self, report: ErrorReport) -> str:
+        return "open" if report.closed_at is None else "closed"
+
+    @display(description="events")
+    def named(self, report: ErrorReport) -> str:
+        """Link to the submissions it names, with what became of each."""
+        samples = ErrorReportSample.objects.filter(type__report=report).select_related(
+            "submission", "type"
+        )
+        return format_html_join(
+            "",
+            "<div>{} · {} · {} · {}</div>",
+            (
+                (
+                    sample.identifier
+                    if sample.submission is None
+                    else link(
+                        "usage_submission", sample.identifier, q=sample.submission.identifier
+                    ),
+                    sample.type.code,
+                    sample.get_effect_display(),
+                    sample.message,
+                )
+                for sample in samples
+            ),
+        )
+
+
+def _submission_of(case: Case) -> str:
+    return link("usage_submission", "the submission", q=case.reference)
+
+
+def _report_of(case: Case) -> str:
+    """Link to the error reports that name a case's submission, if any does."""
+    if not ErrorReportSample.objects.filter(submission__identifier=case.reference).exists():
+        return ""
+    return link("usage_errorreport", "Stripe's error report", q=case.reference)
+
+
+for kind in (CaseKind.REJECTED, CaseKind.UNPROVEN, CaseKind.EXPIRED):
+    CASE_LINKS[kind].append(_submission_of)
+for kind in (CaseKind.REJECTED, CaseKind.UNPROVEN, CaseKind.ERROR_REPORT):
+    CASE_LINKS[kind].append(_report_of)
+
+
+@admin.register(Fence)
+class FenceAdmin(ReadOnlyAdmin):
+    """Whether sending is allowed, from which database, and who allowed it last."""
+
+    list_display = ("sending", "deployment", "cluster", "timeline", "allowed_by", "recorded_at")
+    fields = (
+        ("sending", "quarantined_at", "quarantine_reason"),
+        ("deployment", "live_mode", "cluster", "timeline"),
+        ("allowed_by", "recorded_at", "lost_since"),
+        "reason",
+    )
+
+    @display(description="sending", label={"open": "success", "stopped": "danger"})
+    def sending(self, stored: Fence) -> str:
+        return "open" if stored.quarantined_at is None else "stopped"
+
+    @display(description="allowed by")
+    def allowed_by(self, stored: Fence) -> str:
+        return stored.recorded_by or "the first call"

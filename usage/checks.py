@@ -7,7 +7,7 @@ from typing import Any
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, register
 
-from usage.delivery import STRIPE_ACCEPTS_DAYS
+from usage.claiming import STRIPE_ACCEPTS_DAYS
 
 STRIPE_REMEMBERS_SECONDS = 24 * 3600
 """How long Stripe keeps an identifier at least. Source: its reference of meter events."""

@@ -1,82 +1,40 @@
 """Sending submissions to Stripe: claim and commit, call with nothing open, record the outcome.
 
 The state machine is `lifecycle`'s; what goes over the wire was frozen by `flush`. A crash at any
-point leaves a row that says what was tried, and `sweep` finds it by its lease.
+point leaves a row that says what was tried, and the sweep finds it by its lease.
 """
 
 from __future__ import annotations
 
-import json
-import random
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import Enum, auto
 
 import structlog
 from django.conf import settings
-from django.db import IntegrityError, connection, transaction
-from django.db.models import QuerySet
 
-from billing import cases
-from billing.enums import CaseKind
-from billing.gateway import errors, meter_events
-from billing.gateway.transport import NotSent
-from usage import wire
-from usage.backoff import delay
+from billing import cases, meter_checks, rate_limits, steps
+from billing.enums import CaseKind, Endpoint
+from billing.gateway import errors, meter_event_stream
+from billing.gateway.meter_event_stream import EVENTS_PER_REQUEST
+from usage import cancelling, fence, health
+from usage.claiming import claim, waiting
 from usage.clock import Clock
-from usage.enums import Outcome, Wire
-from usage.lifecycle import State
-from usage.models import Attempt, Submission, SubmissionState
+from usage.enums import Wire
+from usage.health import SILENCES_IN_A_ROW
+from usage.in_flight import Calls
+from usage.outcomes import record
+from usage.sweeping import sweep
 
 log = structlog.get_logger(__name__)
 
-STRIPE_ACCEPTS_DAYS = 34.5
-"""Stripe refuses a timestamp 35 days old; half a day is left for the call and its repetitions."""
-MISCONFIGURED = "misconfigured"
-"""Our own code for an attempt Stripe refused for what we are, not for what was sent."""
-SILENCES_IN_A_ROW = 5
-"""After so many calls without a proper answer Stripe counts as unwell."""
-CASE_HOURS = 72
-ROWS_PER_SWEEP = 1_000
-"""Bounds the transaction in which a long outage's rows become cases; the next pass goes on."""
-SETTLE_HOURS = 36
-"""By then Stripe's summary shows what it accepted; later somebody has to look."""
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A submission taken by this worker until its lease is over."""
-
-    submission: Submission
-    attempt_number: int
-    started_at: datetime
-    doubt_since: datetime | None
-    lease_ends: float
-    """On the monotonic clock, which no time server turns back."""
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """How an attempt ended and where its submission goes."""
-
-    outcome: Outcome
-    state: State
-    reason: str = ""
-    http_status: int | None = None
-    code: str = ""
-    request_id: str = ""
-
-    @property
-    def is_misconfigured(self) -> bool:
-        """Whether Stripe refuses our key or our set-up, so that no other call would fare better."""
-        return self.code == MISCONFIGURED
-
-    @property
-    def is_silence(self) -> bool:
-        """Whether it says that Stripe is unwell, rather than something about the submission."""
-        return _is_silence(self.outcome, self.http_status)
+PAUSE_SECONDS = 0.05
+"""How long to let the shared limit refill once it gave less than was asked for."""
+STREAM_REFUSED = "stream"
+"""Reference of the case that says the account may not use the stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,319 +45,194 @@ class PassResult:
     ran_out_of_time: bool
 
 
-def deliver_due(*, clock: Clock, seconds: float | None = None) -> PassResult:
-    """Send what is due, oldest first, one call at a time; make no new claim after `seconds`.
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """Rows of one kind and what they go over: `stored_wire` is "" for those never sent."""
 
-    Any number of workers may run it at once; a repetition finds only what is still due. It ends
-    early when Stripe is unwell, and for every row when our set-up is refused. As long as the last
-    calls of any worker met silence, a pass begins with a harmless read and ends if that fails, so
-    that hours of outage put no more into doubt than their first moments did.
+    stored_wire: str
+    wire: Wire
+
+
+class End(Enum):
+    """Why a lane was left."""
+
+    EMPTY = auto()
+    OUT_OF_TIME = auto()
+    STOPPED = auto()
+
+
+def deliver_due(*, clock: Clock, seconds: float | None = None) -> PassResult:
+    """Send what is due, oldest first, several calls at once; make no new claim after `seconds`.
+
+    Any number of workers may run it at once; a repetition finds only what is still due. It sends
+    nothing while the dispatch fence is closed, ends early when Stripe is unwell, and for every row
+    when our set-up is refused. As long as the last calls of any worker met silence, a pass begins
+    with a harmless read and ends if that fails, so that hours of outage put no more into doubt
+    than what was in flight at their first moments.
     """
     ends = time.monotonic() + (seconds or settings.USAGE_DELIVERY_PASS_SECONDS)
-    counts = sweep(now=clock())
-    if _met_silence() and not _answers():
+    now = clock()
+    counts = sweep(now=now) + cancelling.sweep(now=now)
+    if not fence.inspect(now):
+        log.warning("usage.delivery.fence_closed")
+        return PassResult(counts, ran_out_of_time=False)
+    meter_checks.check_due(now)
+    if health.met_silence() and not health.answers():
         log.warning("usage.delivery.stripe_unwell")
         return PassResult(counts, ran_out_of_time=False)
-    silences = 0
-    for claim in _claims(clock, until=ends):
-        verdict = _attempt(claim)
-        _record(claim, verdict, now=clock())
-        counts[verdict.outcome] += 1
-        silences = silences + 1 if verdict.is_silence else 0
-        if silences == SILENCES_IN_A_ROW or verdict.is_misconfigured:
-            log.warning("usage.delivery.pass_ended_early", reason=verdict.reason)
-            return PassResult(counts, ran_out_of_time=False)
-    return PassResult(counts, ran_out_of_time=time.monotonic() >= ends)
+    ran_out_of_time = False
+    with Calls(settings.USAGE_CALLS_IN_FLIGHT) as calls:
+        a_pass = _Pass(clock, calls, counts)
+        lanes = _lanes(now=now)
+        for position, lane in enumerate(lanes):
+            left = ends - time.monotonic()
+            # Each may take its share of what is left, so that a long one starves no other.
+            end = a_pass.drain(lane, until=time.monotonic() + left / (len(lanes) - position))
+            if end is End.STOPPED:
+                return PassResult(counts, ran_out_of_time=False)
+            ran_out_of_time = ran_out_of_time or end is End.OUT_OF_TIME
+    return PassResult(counts, ran_out_of_time)
 
 
-def _met_silence() -> bool:
-    """Return whether the newest calls, whoever made them, all met silence.
-
-    Read from the attempts and never stored: a flag could outlive its cause.
-    """
-    newest = (
-        Attempt.objects.filter(outcome__isnull=False)
-        .order_by("-pk")
-        .values_list("outcome", "http_status")[:SILENCES_IN_A_ROW]
+def _lanes(*, now: datetime) -> Sequence[Lane]:
+    """Return the lanes of a pass: repetitions by the wire of their first attempt, then the rest."""
+    threshold = settings.USAGE_STREAM_FROM
+    use_stream = (
+        settings.USAGE_STREAM
+        and waiting(now=now, at_most=threshold) >= threshold
+        and _stream_is_open(now=now)
     )
-    met = [_is_silence(outcome, http_status) for outcome, http_status in newest]
-    return len(met) == SILENCES_IN_A_ROW and all(met)
+    return (
+        # Stripe takes these for a day only.
+        Lane(Wire.CANCEL, Wire.CANCEL),
+        Lane(Wire.V1, Wire.V1),
+        Lane(Wire.STREAM, Wire.STREAM),
+        Lane("", Wire.STREAM if use_stream else Wire.V1),
+    )
 
 
-def _is_silence(outcome: str | None, http_status: int | None) -> bool:
-    # No connection is no doubt, but no sign of health either.
-    return outcome == Outcome.UNKNOWN or (outcome == Outcome.NOT_ACCEPTED and http_status is None)
-
-
-def _answers() -> bool:
-    """Return whether Stripe answers a read, which puts nothing into doubt."""
+def _stream_is_open(*, now: datetime) -> bool:
+    """Return whether Stripe gives us a session; where it refuses, v1 does the work."""
     try:
-        meter_events.probe()
+        meter_event_stream.ensure_session()
+    except meter_event_stream.StreamRefused as refusal:
+        log.warning("usage.delivery.stream_refused", reason=refusal.message)
+        with steps.commit("usage.delivery.stream_refused"):
+            cases.open_case(
+                kind=CaseKind.MISCONFIGURED,
+                reference=STREAM_REFUSED,
+                reason=f"Stripe refuses the meter event stream, v1 is used: {refusal.message}",
+                deadline_at=now + timedelta(days=7),
+            )
+        return False
     except errors.GatewayError as error:
-        # Any other answer is one; what it has against us, the submissions' own calls will tell.
-        return not isinstance(error, errors.Unavailable | errors.NotAccepted)
+        log.warning("usage.delivery.no_stream_session", reason=error.message)
+        return False
     return True
 
 
-STALLED = """
-WITH stalled AS (
-    SELECT submission_id, attempt_count FROM usage_submissionstate
-    WHERE state = 'sending' AND lease_until < %(now)s
-    FOR UPDATE SKIP LOCKED
-)
-UPDATE usage_submissionstate standing
-SET state = 'in_doubt', lease_until = NULL, changed_at = %(now)s, next_action_at = %(now)s,
-    doubt_since = coalesce(standing.doubt_since, attempt.started_at),
-    reason = 'the worker that sent it never said how it ended'
-FROM stalled
-JOIN usage_attempt attempt
-  ON attempt.submission_id = stalled.submission_id AND attempt.number = stalled.attempt_count
-WHERE standing.submission_id = stalled.submission_id
+_CALLS = {
+    Wire.V1: (Endpoint.METER_EVENTS, 1),
+    Wire.CANCEL: (Endpoint.READS, 1),
+    Wire.STREAM: (Endpoint.STREAM, EVENTS_PER_REQUEST),
+}
+"""The limit that calls of a wire count to, and how many submissions go into one.
+
+Cancellations have no limit of their own at Stripe and count to that of any other endpoint.
 """
 
 
-def sweep(*, now: datetime) -> Counter[str]:
-    """Move what waited too long: leases that are over, doubts that are, usage Stripe won't take.
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """How many submissions there was room for, the limit allowed, and were claimed."""
 
-    Each row goes by a legal move and, where only a person can go on, into a case. A repetition
-    finds what is left, or nothing more.
-    """
-    counts: Counter[str] = Counter()
-    with connection.cursor() as cursor:
-        cursor.execute(STALLED, {"now": now})
-        counts["stalled"] = cursor.rowcount
-    due = SubmissionState.objects.filter(next_action_at__lte=now)
-    counts["unproven"] = _give_to_a_person(
-        due.filter(
-            state__in=[State.IN_DOUBT, State.RETRY],
-            doubt_since__lte=now - timedelta(hours=settings.USAGE_DOUBT_HOURS),
-        ),
-        state=State.UNPROVEN,
-        kind=CaseKind.UNPROVEN,
-        reason=f"in doubt for {settings.USAGE_DOUBT_HOURS} h; only Stripe's summary can tell now",
-        now=now,
-    )
-    counts["expired"] = _give_to_a_person(
-        due.filter(
-            state__in=[State.READY, State.RETRY],
-            doubt_since__isnull=True,
-            submission__timestamp__lte=now - timedelta(days=STRIPE_ACCEPTS_DAYS),
-        ),
-        state=State.EXPIRED,
-        kind=CaseKind.EXPIRED,
-        reason="too old for Stripe to take",
-        now=now,
-    )
-    return +counts
+    wanted: int
+    allowed: int
+    claimed: int
 
 
-def _give_to_a_person(
-    rows: QuerySet[SubmissionState], *, state: State, kind: CaseKind, reason: str, now: datetime
-) -> int:
-    """Move `rows` to `state`, each with a case, `ROWS_PER_SWEEP` at most; return how many."""
-    with transaction.atomic():
-        locked = list(
-            rows.select_related("submission")
-            .order_by("next_action_at", "pk")
-            .select_for_update(skip_locked=True, of=("self",))[:ROWS_PER_SWEEP]
-        )
-        for standing in locked:
-            _open_case(standing.submission, kind=kind, reason=reason, now=now)
-        SubmissionState.objects.filter(pk__in=[standing.pk for standing in locked]).update(
-            state=state, next_action_at=None, lease_until=None, reason=reason, changed_at=now
-        )
-        return len(locked)
+class _Pass:
+    """One worker's pass: what is in flight, and why it should stop."""
 
+    def __init__(self, clock: Clock, calls: Calls, counts: Counter[str]) -> None:
+        self._clock = clock
+        self._calls = calls
+        self._counts = counts
+        self._silences = 0
+        self._stop_reason = ""
+        self._broken: BaseException | None = None
+        self._pause_until = 0.0
 
-def _open_case(submission: Submission, *, kind: CaseKind, reason: str, now: datetime) -> None:
-    cases.open_case(
-        kind=kind,
-        reference=submission.identifier,
-        reason=reason,
-        quantity=submission.value,
-        deadline_at=now + timedelta(hours=CASE_HOURS),
-    )
+    def drain(self, lane: Lane, *, until: float) -> End:
+        """Send the lane's due rows until none is left, the time is up or Stripe is unwell.
 
+        Everything in flight is recorded before it returns. Claims are made by the half-dozen, not
+        whenever a single call ends: a claim costs the same for one row as for eight.
 
-CLAIM = """
-UPDATE usage_submissionstate standing
-SET state = 'sending', wire = 'v1', attempt_count = standing.attempt_count + 1, lease_until = %(lease_until)s,
-    next_action_at = %(lease_until)s, changed_at = %(now)s
-FROM (
-    SELECT due.submission_id FROM usage_submissionstate due
-    JOIN usage_submission submission ON submission.id = due.submission_id
-    WHERE due.next_action_at <= %(now)s AND due.state IN ('ready', 'retry', 'in_doubt')
-      AND (due.doubt_since IS NULL OR due.doubt_since > %(doubt_ends)s)
-      AND submission.timestamp > %(too_old)s AND submission.live_mode = %(live_mode)s
-      AND NOT EXISTS (
-          SELECT FROM usage_submissionstate flying
-          WHERE flying.customer_id = due.customer_id AND flying.meter_id = due.meter_id
-            AND flying.state = 'sending'
-      )
-    ORDER BY due.next_action_at, due.submission_id
-    LIMIT 1
-    FOR UPDATE OF due SKIP LOCKED
-) AS oldest
-WHERE standing.submission_id = oldest.submission_id
-RETURNING standing.submission_id, standing.attempt_count, standing.doubt_since
-"""
+        Raises:
+            BaseException: a call broke down in a way nobody expected; the others are recorded.
+        """
+        end: End | None = None
+        while end is None or self._calls.under_way:
+            if end is None and 2 * self._calls.free >= self._calls.size:
+                end = self._go_on(lane, until=until)
+            if self._calls.under_way:
+                self._collect()
+            elif end is None:
+                time.sleep(max(0.0, self._pause_until - time.monotonic()))
+        if self._broken is not None:
+            raise self._broken
+        return end
 
-
-def _claims(clock: Clock, *, until: float) -> Iterator[Claim]:
-    """Claim one due submission after the other, until none is due or the time is up."""
-    while time.monotonic() < until:
-        try:
-            claim = _claim(clock)
-        except IntegrityError:
-            # Another worker took a row of the same customer and meter in the same moment; the
-            # index that keeps one call in flight let it win. Its pair is skipped from now on.
-            continue
-        if claim is None:
-            return
-        yield claim
-
-
-def _claim(clock: Clock) -> Claim | None:
-    """Take the oldest due submission whose pair has no call in flight, and write the attempt.
-
-    Both are committed when this returns, before a byte leaves. None: nothing is due.
-
-    Raises:
-        IntegrityError: another worker won the pair; nothing was changed.
-    """
-    # Read before the clock: a worker that was stopped anywhere since then, with an instant gone
-    # stale by which it judges doubts and leases, finds its lease over before the first byte.
-    lease_ends = time.monotonic() + settings.USAGE_LEASE_SECONDS
-    now = clock()
-    with transaction.atomic():
-        with connection.cursor() as cursor:
-            cursor.execute(
-                CLAIM,
-                {
-                    "now": now,
-                    "lease_until": now + timedelta(seconds=settings.USAGE_LEASE_SECONDS),
-                    "doubt_ends": now - timedelta(hours=settings.USAGE_DOUBT_HOURS),
-                    "too_old": now - timedelta(days=STRIPE_ACCEPTS_DAYS),
-                    "live_mode": settings.STRIPE_LIVE_MODE,
-                },
-            )
-            row = cursor.fetchone()
-        if row is None:
+    def _go_on(self, lane: Lane, *, until: float) -> End | None:
+        """Start more calls, unless there is a reason to leave the lane: then return it."""
+        if self._broken is not None or self._stop_reason:
+            return End.STOPPED
+        if time.monotonic() >= until:
+            return End.OUT_OF_TIME
+        if time.monotonic() < self._pause_until:
             return None
-        submission_id, attempt_number, doubt_since = row
-        Attempt.objects.create(
-            submission_id=submission_id, number=attempt_number, wire=Wire.V1, started_at=now
+        share = self._start(lane)
+        if share.allowed < share.wanted:
+            self._pause_until = time.monotonic() + PAUSE_SECONDS
+        nothing_due = share.allowed and not share.claimed
+        return End.EMPTY if nothing_due and not self._calls.under_way else None
+
+    def _start(self, lane: Lane) -> _Share:
+        """Claim as much as calls are free for and the shared limit allows, and start the calls."""
+        endpoint, per_call = _CALLS[lane.wire]
+        wanted = self._calls.free * per_call
+        cost = rate_limits.request_cost(endpoint, event_count=per_call)
+        granted = rate_limits.take(endpoint, want=self._calls.free * cost, now=self._clock())
+        allowed = granted * per_call // cost
+        if not allowed:
+            return _Share(wanted, 0, 0)
+        claims = claim(
+            clock=self._clock, stored_wire=lane.stored_wire, wire=lane.wire, limit=allowed
         )
-        return Claim(
-            submission=Submission.objects.get(pk=submission_id),
-            attempt_number=attempt_number,
-            started_at=now,
-            doubt_since=doubt_since,
-            lease_ends=lease_ends,
+        requests = [claims[start : start + per_call] for start in range(0, len(claims), per_call)]
+        used = sum(
+            rate_limits.request_cost(endpoint, event_count=len(request)) for request in requests
         )
+        rate_limits.give_back(endpoint, tokens=granted - used, now=self._clock())
+        for request in requests:
+            self._calls.start(request)
+        return _Share(wanted, allowed, len(claims))
 
+    def _collect(self) -> None:
+        """Record what ended, and note when that says to stop."""
+        calls, broken = self._calls.collect()
+        self._broken = self._broken or broken
+        record([ended for call in calls for ended in call], now=self._clock())
+        for call in calls:
+            self._counts.update(verdict.outcome for _, verdict in call)
+            # One call is one sign, however many events were in it.
+            _, verdict = call[-1]
+            self._silences = self._silences + 1 if verdict.is_silence else 0
+            if self._silences >= SILENCES_IN_A_ROW or verdict.is_misconfigured:
+                self._stop(verdict.reason)
 
-def _attempt(claim: Claim) -> Verdict:
-    """Make the call and say how it ended. Whatever is not known to be an end is a doubt."""
-    submission = claim.submission
-    if wire.fingerprint(submission.payload) != submission.payload_hash:
-        return Verdict(Outcome.REJECTED, _refused(claim), "its payload is not the one frozen")
-
-    def lease_holds() -> None:
-        if time.monotonic() >= claim.lease_ends:
-            raise NotSent("the lease was over before the first byte")
-
-    try:
-        receipt = meter_events.send(
-            json.loads(submission.payload),
-            check=lease_holds,
-            idempotency_key=meter_events.new_idempotency_key(),
-        )
-    except errors.NotAccepted as error:
-        return _failed(error, Outcome.NOT_ACCEPTED, State.RETRY)
-    except errors.Misconfigured as error:
-        return _failed(error, Outcome.NOT_ACCEPTED, State.RETRY, code=MISCONFIGURED)
-    except errors.Rejected as error:
-        return _failed(error, Outcome.REJECTED, _refused(claim))
-    except errors.Unavailable as error:
-        return _failed(error, Outcome.UNKNOWN, State.IN_DOUBT)
-    outcome = Outcome.DUPLICATE if receipt.is_duplicate else Outcome.ACCEPTED
-    return Verdict(outcome, State.ACCEPTED, request_id=receipt.request_id)
-
-
-def _refused(claim: Claim) -> State:
-    """Return where a final refusal leads: it says nothing of an earlier attempt in doubt."""
-    return State.REJECTED if claim.doubt_since is None else State.UNPROVEN
-
-
-def _failed(
-    error: errors.GatewayError, outcome: Outcome, state: State, *, code: str = ""
-) -> Verdict:
-    return Verdict(
-        outcome,
-        state,
-        reason=error.message,
-        http_status=error.http_status,
-        code=code or error.code,
-        request_id=error.request_id,
-    )
-
-
-def _record(claim: Claim, verdict: Verdict, *, now: datetime) -> None:
-    """Write the outcome, if the claim is still this worker's; a late one changes nothing."""
-    repeat_at = now + delay(attempt_count=claim.attempt_number, chance=random.random())  # noqa: S311 - spreads load
-    next_action_at = {
-        State.ACCEPTED: now + timedelta(hours=SETTLE_HOURS),
-        State.RETRY: repeat_at,
-        State.IN_DOUBT: repeat_at,
-    }.get(verdict.state)
-    doubt_since = claim.doubt_since
-    if verdict.state == State.IN_DOUBT:
-        doubt_since = doubt_since or claim.started_at
-    elif verdict.state == State.ACCEPTED:
-        doubt_since = None
-    with transaction.atomic():
-        moved = SubmissionState.objects.filter(
-            submission=claim.submission,
-            state=State.SENDING,
-            attempt_count=claim.attempt_number,
-        ).update(
-            state=verdict.state,
-            lease_until=None,
-            doubt_since=doubt_since,
-            next_action_at=next_action_at,
-            reason=verdict.reason,
-            changed_at=now,
-        )
-        if not moved:
-            log.warning(
-                "usage.delivery.late_outcome_discarded",
-                identifier=claim.submission.identifier,
-                attempt=claim.attempt_number,
-                outcome=verdict.outcome,
-            )
-            return
-        Attempt.objects.filter(
-            submission=claim.submission, number=claim.attempt_number, outcome__isnull=True
-        ).update(
-            finished_at=now,
-            outcome=verdict.outcome,
-            http_status=verdict.http_status,
-            code=verdict.code,
-            message=verdict.reason,
-            request_id=verdict.request_id,
-        )
-        if verdict.state in {State.REJECTED, State.UNPROVEN}:
-            _open_case(
-                claim.submission,
-                kind=CaseKind.REJECTED if verdict.state == State.REJECTED else CaseKind.UNPROVEN,
-                reason=verdict.reason,
-                now=now,
-            )
-        elif verdict.is_misconfigured:
-            cases.open_case(
-                kind=CaseKind.MISCONFIGURED,
-                reference="stripe",
-                reason=verdict.reason,
-                deadline_at=now + timedelta(hours=4),
-            )
+    def _stop(self, reason: str) -> None:
+        if not self._stop_reason:
+            log.warning("usage.delivery.pass_ended_early", reason=reason)
+        self._stop_reason = reason or "Stripe is silent"

@@ -18,10 +18,11 @@ class Outcome(models.TextChoices):
 
 
 class Wire(models.TextChoices):
-    """Which of Stripe's two ways in a submission goes."""
+    """Which way to Stripe a submission goes."""
 
     V1 = "v1", "v1, one event a call"
     STREAM = "stream", "v2 stream"
+    CANCEL = "cancel", "cancellation of the original"
 
 
 class ReplacementKind(models.TextChoices):
@@ -32,6 +33,17 @@ class ReplacementKind(models.TextChoices):
     REFOLD = "refold", "a billing-period boundary became known before they were sent"
     LATE = "late", "the invoice of their period became final before they were sent"
     RUNNING = "running", "a newer running value stands for them"
+
+
+class ReportEffect(models.TextChoices):
+    """What became of an event that an error report of Stripe's names."""
+
+    REJECTED = "rejected", "rejected: it was not counted"
+    UNPROVEN = "unproven", "unproven: an earlier attempt may be counted"
+    CONTRADICTED = "contradicted", "left: it contradicts what we know"
+    DUPLICATE = "duplicate", "left: only a repetition was refused"
+    UNCHANGED = "unchanged", "left: nothing of it counted as taken"
+    FOREIGN = "foreign", "not ours"
 
 
 class HeldReason(models.TextChoices):

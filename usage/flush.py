@@ -7,19 +7,20 @@ be claimed. Sending is `delivery`'s.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
 from django.conf import settings
-from django.db import OperationalError, transaction
+from django.db import OperationalError
 from psycopg.errors import QueryCanceled
 
+from billing import steps
 from billing.models import MeterVersion
 from usage import running
 from usage.clock import Clock
-from usage.folding import fold
+from usage.folding import fold, share_boundaries
 from usage.freezing import freeze
 from usage.holding import hold
 from usage.models import FlushRun, IngestBatch
@@ -72,30 +73,37 @@ def flush_batches(*, now: datetime, event_limit: int | None = None) -> FlushResu
     aggregation and submissions are one transaction: a repetition flushes nothing twice, and a
     batch another run holds is skipped. Usage that cannot be sent becomes a held row with a reason.
     """
-    with transaction.atomic():
+    with steps.commit("usage.flush.run"):
+        share_boundaries()
         batches = _claimable(event_limit or settings.USAGE_FLUSH_EVENTS)
-        if not batches:
-            return FlushResult()
-        # All of them: an event may wait for long, and what no version reads is in no book.
-        versions = sorted(MeterVersion.objects.values_list("pk", flat=True))
-        run = FlushRun.objects.create(
-            started_at=now,
-            batch_count=len(batches),
-            event_count=sum(event_count for _, event_count in batches),
-            meter_versions=versions,
-        )
-        batch_ids = [batch_id for batch_id, _ in batches]
-        IngestBatch.objects.filter(pk__in=batch_ids).update(run=run)
-        cells = fold(batch_ids=batch_ids, versions=versions, now=now)
-        submission_count = freeze(run, [cell for cell in cells if not cell.held_reason], now=now)
-        held_count = hold(run, cells, now=now)
-        values = running.fold(run, batch_ids=batch_ids, versions=versions, now=now)
-        return FlushResult(
-            run.batch_count,
-            run.event_count,
-            submission_count + values.submission_count,
-            held_count + values.held_count,
-        )
+        return fold_batches(batches, now=now) if batches else FlushResult()
+
+
+def fold_batches(batches: Sequence[tuple[int, int]], *, now: datetime) -> FlushResult:
+    """Make one run of `batches`, each its id and event count.
+
+    Takes part in the caller's transaction, which has locked them and shares the boundaries.
+    """
+    # All of them: an event may wait for long, and what no version reads is in no book.
+    versions = sorted(MeterVersion.objects.values_list("pk", flat=True))
+    run = FlushRun.objects.create(
+        started_at=now,
+        batch_count=len(batches),
+        event_count=sum(event_count for _, event_count in batches),
+        meter_versions=versions,
+    )
+    batch_ids = [batch_id for batch_id, _ in batches]
+    IngestBatch.objects.filter(pk__in=batch_ids).update(run=run)
+    cells = fold(batch_ids=batch_ids, versions=versions, now=now)
+    submission_count = freeze(run, [cell for cell in cells if not cell.held_reason], now=now)
+    held_count = hold(run, cells, now=now)
+    values = running.fold(run, batch_ids=batch_ids, versions=versions, now=now)
+    return FlushResult(
+        run.batch_count,
+        run.event_count,
+        submission_count + values.submission_count,
+        held_count + values.held_count,
+    )
 
 
 def _claimable(event_limit: int) -> list[tuple[int, int]]:

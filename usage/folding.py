@@ -16,6 +16,34 @@ from usage.enums import HeldReason
 
 BOUNDARY_DAYS = 36
 """Usage older than Stripe takes cannot be cut, so older boundaries need not be read."""
+BOUNDARY_LOCK = 0x6D6B_0004
+"""Key of the advisory lock that lets folding and cutting again take turns.
+
+Whoever folds shares it until the commit; whoever cuts again for a boundary learned late has it
+alone. So a fold that could not see the boundary yet has committed what it made before that is
+looked for, and one that begins later sees it. The key means nothing, it is only not used elsewhere.
+"""
+
+
+class FoldMismatch(Exception):
+    """Events folded again do not amount to what they amounted to when they were first folded."""
+
+
+def share_boundaries() -> None:
+    """Fold by the boundaries known now: to be called before, in the same transaction."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock_shared(%s)", [BOUNDARY_LOCK])
+
+
+def await_folds(*, seconds: float) -> None:
+    """Wait until no fold is under way and keep others waiting until this transaction ends.
+
+    Raises:
+        OperationalError: one was still under way after `seconds`.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT set_config('lock_timeout', %s, true)", [f"{int(seconds * 1000)}ms"])
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [BOUNDARY_LOCK])
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +61,8 @@ class FoldedCell:
     event_count: int
     quantity: Decimal
     latest: datetime
+    is_late: bool
+    """Whether it lies before a boundary whose invoice is final."""
 
     @property
     def held_reason(self) -> HeldReason | None:
@@ -43,6 +73,8 @@ class FoldedCell:
             return HeldReason.CUSTOMER_NOT_AT_STRIPE
         if not self.meter_is_at_stripe:
             return HeldReason.METER_NOT_AT_STRIPE
+        if self.is_late:
+            return HeldReason.LATE
         return None
 
 
@@ -55,11 +87,15 @@ WITH cuts AS (
     GROUP BY 1, 2
 ), located AS (
     SELECT event.type, event.subject, event.occurred_at, event.data,
+           CASE WHEN event.voids IS NULL THEN 1 ELSE -1 END AS sign,
            customer.id AS customer_id, customer.stripe_customer_id,
            date_trunc('hour', event.occurred_at, 'UTC') AS window_start
     FROM usage_usageevent event
     LEFT JOIN billing_customer customer ON customer.external_id = event.subject
-    WHERE event.batch_id = ANY(%(batches)s)
+    -- The span finds them: as keys of the BRIN, each batch would be looked for in every range of
+    -- the table, so that a flush took longer the more was ever flushed. The sum keeps it to that.
+    WHERE event.batch_id BETWEEN %(first)s AND %(last)s
+      AND event.batch_id + 0 = ANY(%(batches)s::bigint[])
       AND (%(subjects)s::text[] IS NULL OR event.subject = ANY(%(subjects)s::text[]))
 ), segmented AS (
     SELECT located.*,
@@ -73,11 +109,15 @@ WITH cuts AS (
 SELECT segmented.subject, segmented.customer_id, segmented.stripe_customer_id,
        meter.id, meter.event_name, meter.stripe_meter_id IS NOT NULL,
        window_start, segment_start, count(*),
-       sum(CASE meter.aggregation
+       sum(sign * CASE meter.aggregation
            WHEN 'count' THEN 1
            ELSE coalesce((data ->> version.value_property)::numeric, 0) * 10::numeric ^ meter.scale
        END)::numeric(40, 0),
-       max(occurred_at)
+       max(occurred_at),
+       coalesce(max(occurred_at) < (
+           SELECT max(boundary.at) FROM billing_periodboundary boundary
+           WHERE boundary.customer_id = segmented.customer_id AND boundary.closed_at IS NOT NULL
+       ), false)
 FROM segmented
 JOIN billing_meterversion version
   ON version.id = ANY(%(versions)s) AND version.event_type = segmented.type
@@ -88,7 +128,7 @@ JOIN billing_meter meter ON meter.id = version.meter_id
  AND meter.aggregation IN ('sum', 'count')
 GROUP BY 1, 2, 3, 4, 5, 6, 7, 8
 -- A total of 0 adds nothing to a bill: there is nothing to send and nothing to hold.
-HAVING sum(CASE meter.aggregation
+HAVING sum(sign * CASE meter.aggregation
            WHEN 'count' THEN 1 ELSE coalesce((data ->> version.value_property)::numeric, 0)
        END) <> 0
 ORDER BY 1, 4, 8
@@ -108,6 +148,8 @@ def fold(
             FOLD,
             {
                 "batches": list(batch_ids),
+                "first": min(batch_ids, default=0),
+                "last": max(batch_ids, default=0),
                 "versions": list(versions),
                 "subjects": None if subjects is None else list(subjects),
                 "oldest": now - timedelta(days=BOUNDARY_DAYS),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
 
 from django.conf import settings
 
-from usage import wire
+from usage import wire as rendering
+from usage.enums import Wire
 from usage.folding import FoldedCell
 from usage.lifecycle import State
 from usage.models import FlushRun, Replacement, Submission, SubmissionState
@@ -25,15 +26,20 @@ def freeze(
 ) -> int:
     """Write the cells' submissions, payload and identifier included; return how many.
 
-    `replaces` is the decision they stand in for, if they are not what a run folded.
+    `replaces` is the decision they stand in for, None for what the run itself folded.
     """
     submissions = [
-        _submission(run, cell, part=part, value=value, now=now)
+        _submission(run, cell, part=part, value=value, now=now, replaces=replaces)
         for cell in cells
         for part, value in enumerate(split(cell.quantity))
     ]
-    for submission in submissions:
-        submission.replaces = replaces
+    # What stands in for a doubt is told at once what Stripe thinks of it.
+    store(submissions, wire="" if replaces is None else Wire.V1, now=now)
+    return len(submissions)
+
+
+def store(submissions: Sequence[Submission], *, wire: str, now: datetime) -> None:
+    """Write submissions and that they are due. `wire` is the only one they may use; "" for any."""
     Submission.objects.bulk_create(submissions, batch_size=2_000)
     SubmissionState.objects.bulk_create(
         [
@@ -42,6 +48,7 @@ def freeze(
                 customer_id=submission.customer_id,
                 meter_id=submission.meter_id,
                 state=State.READY,
+                wire=wire,
                 next_action_at=now,
                 changed_at=now,
             )
@@ -49,18 +56,23 @@ def freeze(
         ],
         batch_size=2_000,
     )
-    return len(submissions)
 
 
-def _submission(
-    run: FlushRun, cell: FoldedCell, *, part: int, value: Decimal, now: datetime
+def _submission(  # noqa: PLR0913 - the parts of a frozen row
+    run: FlushRun,
+    cell: FoldedCell,
+    *,
+    part: int,
+    value: Decimal,
+    now: datetime,
+    replaces: Replacement | None,
 ) -> Submission:
     # Random, so that it says nothing of the customer; stored, so that every attempt repeats it.
     identifier = str(uuid.uuid4())
     timestamp = cell.latest.replace(microsecond=0)
     if cell.customer_id is None or cell.stripe_customer_id is None:
         raise ValueError(f"a cell of {cell.subject} cannot be sent: {cell.held_reason}")
-    payload = wire.render(
+    payload = rendering.render(
         identifier=identifier,
         event_name=cell.event_name,
         stripe_customer_id=cell.stripe_customer_id,
@@ -81,7 +93,8 @@ def _submission(
         stripe_customer_id=cell.stripe_customer_id,
         event_name=cell.event_name,
         payload=payload,
-        payload_hash=wire.fingerprint(payload),
+        payload_hash=rendering.fingerprint(payload),
         live_mode=settings.STRIPE_LIVE_MODE,
+        replaces=replaces,
         created_at=now,
     )

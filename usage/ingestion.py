@@ -14,8 +14,9 @@ from typing import Any
 
 import msgspec
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import connection
 
+from billing import steps
 from billing.queries import ValueRule, value_rules
 from usage.models import EventConflict
 from usage.names import InvalidName, check_name
@@ -89,7 +90,7 @@ def accept(
         firsts.setdefault(report.event_id, index)
     digests = {index: report.digest for index, report in valid.items()}
     events = [(digests[index], valid[index]) for index in firsts.values()]
-    with transaction.atomic():
+    with steps.commit("usage.ingestion.accept"):
         stored = _insert(source_id=source_id, events=events, now=now)
         before = _digests(source_id, firsts.keys() - stored)
         conflicts: list[tuple[bytes, ReportedEvent]] = []

@@ -65,9 +65,9 @@ def _whole(value: Decimal, *, scale: int) -> int:
 
 def split(total: Decimal) -> Iterator[Decimal]:
     """Yield the parts of `total` that Stripe takes one by one: none for 0, each of its sign."""
-    sign = -1 if total < 0 else 1
-    rest = abs(total)
+    # Copies, because arithmetic on a sign alone would round to the default context's 28 digits.
+    rest = total.copy_abs()
     while rest > 0:
         part = min(rest, Decimal(MAX_VALUE))
-        yield sign * part
+        yield part.copy_sign(total)
         rest -= part

@@ -18,8 +18,10 @@ from usage.lifecycle import State
 class MeterBooks:
     """One meter's books, exact, in its smallest unit (10^-`scale` of `unit`).
 
-    `recorded` is summed from the events themselves, everything else from where they went. What was
-    superseded is counted again where it went: with what stands in for it, or as `credited`.
+    `recorded` is summed from the events themselves, void ones with sign -1, everything else from
+    where they went. `voided` is what the void ones took back, a positive figure within `recorded`.
+    What was superseded is counted again where it went: with what stands in for it, or as
+    `credited`.
     """
 
     meter_id: int
@@ -28,6 +30,7 @@ class MeterBooks:
     scale: int
     event_count: int = 0
     recorded: Decimal = Decimal(0)
+    voided: Decimal = Decimal(0)
     unflushed: Decimal = Decimal(0)
     held: Decimal = Decimal(0)
     credited: Decimal = Decimal(0)
@@ -76,11 +79,10 @@ WITH recorded AS (
     SELECT version.meter_id,
            CASE WHEN batch.run_id IS NULL THEN 'unflushed' ELSE 'flushed' END AS place,
            count(*) AS events,
-           trim_scale(sum(CASE WHEN event.voids IS NULL THEN 1 ELSE -1 END
-               * CASE WHEN meter.aggregation = 'count' THEN 1
-                 ELSE coalesce((event.data ->> version.value_property)::numeric, 0)
-                      * ('1e' || meter.scale)::numeric
-                 END)) AS quantity
+           trim_scale(sum(CASE WHEN event.voids IS NULL THEN units.reported
+                          ELSE -units.reported END)) AS quantity,
+           trim_scale(coalesce(sum(units.reported) FILTER (WHERE event.voids IS NOT NULL), 0))
+               AS voided
     FROM usage_usageevent event
     JOIN usage_ingestbatch batch ON batch.id = event.batch_id
     LEFT JOIN usage_flushrun run ON run.id = batch.run_id
@@ -92,11 +94,16 @@ WITH recorded AS (
     -- Running values are no sums: the equation says nothing of them.
     JOIN billing_meter meter
       ON meter.id = version.meter_id AND meter.aggregation IN ('sum', 'count')
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN meter.aggregation = 'count' THEN 1
+               ELSE coalesce((event.data ->> version.value_property)::numeric, 0)
+                    * ('1e' || meter.scale)::numeric END AS reported
+    ) AS units
     WHERE %(customer)s::text IS NULL OR event.subject = %(customer)s
     GROUP BY 1, 2
 ), submitted AS (
     SELECT submission.meter_id, standing.state AS place, 0 AS events,
-           sum(submission.value) AS quantity
+           sum(submission.value) AS quantity, 0 AS voided
     FROM usage_submission submission
     JOIN usage_submissionstate standing ON standing.submission_id = submission.id
     JOIN billing_customer customer ON customer.id = submission.customer_id
@@ -120,18 +127,18 @@ WITH recorded AS (
     WHERE %(customer)s::text IS NULL OR customer.external_id = %(customer)s
     GROUP BY 1
 )
-SELECT meter_id, true, place, events, quantity FROM recorded
+SELECT meter_id, true, place, events, quantity, voided FROM recorded
 UNION ALL
-SELECT meter_id, false, place, events, quantity FROM submitted
+SELECT meter_id, false, place, events, quantity, voided FROM submitted
 UNION ALL
-SELECT meter_id, false, 'held', 0, quantity FROM held
+SELECT meter_id, false, 'held', 0, quantity, 0 FROM held
 UNION ALL
-SELECT meter_id, false, 'credited', 0, quantity FROM credited
+SELECT meter_id, false, 'credited', 0, quantity, 0 FROM credited
 UNION ALL
-SELECT NULL, true, 'stored', count(*), 0 FROM usage_usageevent event
+SELECT NULL, true, 'stored', count(*), 0, 0 FROM usage_usageevent event
 WHERE %(customer)s::text IS NULL OR event.subject = %(customer)s
 UNION ALL
-SELECT id, false, 'meter', 0, 0 FROM billing_meter WHERE aggregation IN ('sum', 'count')
+SELECT id, false, 'meter', 0, 0, 0 FROM billing_meter WHERE aggregation IN ('sum', 'count')
 """
 """One statement, hence one snapshot, in whatever transaction it runs."""
 
@@ -146,19 +153,25 @@ def books(*, customer: str | None = None) -> Books:
         # Minutes on a large table are fine here, and shorter than anything that waits for it.
         cursor.execute("SET LOCAL statement_timeout = 0")
         cursor.execute(_BOOKS, {"customer": customer})
-        rows: list[tuple[int | None, bool, str, int, Decimal]] = cursor.fetchall()
-    event_count = next(events for meter_id, _, _, events, _ in rows if meter_id is None)
+        rows: list[tuple[int | None, bool, str, int, Decimal, Decimal]] = cursor.fetchall()
+    event_count = next(events for meter_id, _, _, events, _, _ in rows if meter_id is None)
     places: dict[int, dict[str, Any]] = {}
-    for meter_id, is_event, place, events, quantity in rows:
+    for meter_id, is_event, place, events, quantity, voided in rows:
         if meter_id is None:
             continue
         meter = places.setdefault(
             meter_id,
-            {"event_count": 0, "recorded": Decimal(0), "states": dict.fromkeys(State, Decimal(0))},
+            {
+                "event_count": 0,
+                "recorded": Decimal(0),
+                "voided": Decimal(0),
+                "states": dict.fromkeys(State, Decimal(0)),
+            },
         )
         if is_event:
             meter["event_count"] += events
             meter["recorded"] += quantity
+            meter["voided"] += voided
             if place != "flushed":
                 meter[place] = quantity
         elif place in {"held", "credited"}:

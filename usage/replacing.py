@@ -11,9 +11,11 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
 
+from billing import periods
 from usage.enums import ReplacementKind
 from usage.folding import FoldedCell
 from usage.freezing import freeze
+from usage.holding import hold
 from usage.lifecycle import State
 from usage.models import Replacement, Submission, SubmissionState
 
@@ -29,7 +31,8 @@ def replace(
     """Supersede `members`, all of one pair's hour, and freeze what stands in for them.
 
     `credit` is what Stripe has of them; the rest of their sum is sent anew under new identifiers,
-    for each segment and Stripe customer on its own, due at once. With a credit all of them are of
+    for each segment and Stripe customer on its own, due at once; or held, where the invoice of its
+    period is final. With a credit all of them are of
     one such group, since nothing tells which group the credit belongs to. Takes part in the
     caller's transaction, which holds locks of the members' standings.
 
@@ -44,8 +47,9 @@ def replace(
     replacement = supersede(members, kind=kind, credit=credit, reason=reason, now=now)
     for group in groups.values():
         first = group[0]
+        latest = max(member.timestamp for member in group)
         cell = FoldedCell(
-            subject="",
+            subject=first.customer.external_id,
             customer_id=first.customer_id,
             stripe_customer_id=first.stripe_customer_id,
             meter_id=first.meter_id,
@@ -55,9 +59,13 @@ def replace(
             segment_start=first.segment_start,
             event_count=sum(member.event_count for member in group),
             quantity=_sum(group) - credit,
-            latest=max(member.timestamp for member in group),
+            latest=latest,
+            is_late=periods.is_final(customer_id=first.customer_id, timestamp=latest, now=now),
         )
-        freeze(first.run, [cell], now=now, replaces=replacement)
+        if cell.held_reason is None:
+            freeze(first.run, [cell], now=now, replaces=replacement)
+        else:
+            hold(first.run, [cell], now=now, replaces=replacement)
     return replacement
 
 

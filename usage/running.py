@@ -88,7 +88,9 @@ WITH fed AS (
      AND (version.effective_until IS NULL OR event.occurred_at < version.effective_until)
     JOIN billing_meter meter
       ON meter.id = version.meter_id AND meter.aggregation IN ('max', 'unique', 'latest')
-    WHERE event.batch_id = ANY(%(batches)s)
+    -- By the span first, as in `folding`.
+    WHERE event.batch_id BETWEEN %(first)s AND %(last)s
+      AND event.batch_id + 0 = ANY(%(batches)s::bigint[])
       AND event.data ->> version.value_property IS NOT NULL
 ), customers AS (
     SELECT id, external_id FROM billing_customer
@@ -183,7 +185,12 @@ def fold(
     """
     if not Meter.objects.filter(aggregation__in=RUNNING, versions__in=list(versions)).exists():
         return Frozen()
-    values: dict[str, Any] = {"batches": list(batch_ids), "versions": list(versions)}
+    values: dict[str, Any] = {
+        "batches": list(batch_ids),
+        "first": min(batch_ids),
+        "last": max(batch_ids),
+        "versions": list(versions),
+    }
     with connection.cursor() as cursor:
         cursor.execute(GROUPS, values)
         groups = [Group(*(*row[:6], read_totals(*row[6:]))) for row in cursor.fetchall()]

@@ -16,9 +16,10 @@ from django.conf import settings
 from django.db import connection
 
 from usage import wire
-from usage.enums import HeldReason, ReplacementKind
+from usage.enums import HeldReason, ReplacementKind, Wire
+from usage.freezing import store
 from usage.lifecycle import State
-from usage.models import FlushRun, HeldUsage, Replacement, RunningValue, Submission, SubmissionState
+from usage.models import FlushRun, HeldUsage, Replacement, RunningValue, Submission
 
 SECOND = timedelta(seconds=1)
 RESERVE = timedelta(hours=1)
@@ -166,13 +167,14 @@ def freeze(run: FlushRun, changes: Iterable[Change], *, now: datetime) -> Frozen
         else:
             held.append(_held(run, change, period, reason or HeldReason.PERIOD_FULL, now=now))
     decisions = _supersede_unsent([change.running for change, _, _ in placed], now=now)
-    _write(
+    store(
         [
             _submission(
                 run, change, period, at, decisions.get(period.running_id, change.replaces), now=now
             )
             for change, period, at in placed
         ],
+        wire=Wire.V1,
         now=now,
     )
     for change, _, at in placed:
@@ -302,24 +304,6 @@ def _supersede_unsent(runnings: Sequence[RunningValue], *, now: datetime) -> dic
         cursor.execute(UNSENT, {"ids": [running.pk for running in runnings]})
         rows = cursor.fetchall()
     return supersede(rows, running={running.pk: running for running in runnings}, now=now)
-
-
-def _write(submissions: Sequence[Submission], *, now: datetime) -> None:
-    Submission.objects.bulk_create(submissions, batch_size=2_000)
-    SubmissionState.objects.bulk_create(
-        [
-            SubmissionState(
-                submission=submission,
-                customer_id=submission.customer_id,
-                meter_id=submission.meter_id,
-                state=State.READY,
-                next_action_at=now,
-                changed_at=now,
-            )
-            for submission in submissions
-        ],
-        batch_size=2_000,
-    )
 
 
 def _submission(  # noqa: PLR0913 - the parts of one row

@@ -233,7 +233,7 @@ def _replace(decisions: Mapping[datetime, Decision], *, at: datetime) -> int:
             continue
         ids = [part.submission_id for part in decision.doubtful]
         replacement = replace(
-            list(Submission.objects.filter(pk__in=ids).select_related("run")),
+            list(Submission.objects.filter(pk__in=ids).select_related("run", "customer")),
             kind=(
                 ReplacementKind.RESTORE
                 if any(part.recount for part in decision.doubtful)

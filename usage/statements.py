@@ -33,9 +33,12 @@ class Statement:
         return None if self.stripe is None else self.stripe.get(meter.meter_id, Decimal(0))
 
     def is_overbilled(self, meter: MeterBooks) -> bool:
-        """Whether Stripe has counted more than was ever recorded."""
+        """Whether Stripe has counted more than was ever recorded (I8).
+
+        Usage taken back may still be counted there, until its negative has arrived.
+        """
         total = self.stripe_total(meter)
-        return total is not None and total > meter.recorded
+        return total is not None and total > meter.recorded + meter.voided
 
     def is_meter_balanced(self, meter: MeterBooks) -> bool:
         """Whether a meter's equation holds, which it must at any moment."""

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 
 import structlog
 from celery import shared_task
 from django.conf import settings
 from django.utils import timezone
 
-from billing import wakeups
-from usage import delivery, flush, holding, invariants, running_upkeep
+from billing import periods, wakeups
+from usage import (
+    alarms,
+    delivery,
+    flush,
+    holding,
+    invariants,
+    lateness,
+    recutting,
+    rejections,
+    running_upkeep,
+)
 from usage.clock import database_clock
 
 log = structlog.get_logger(__name__)
@@ -20,12 +31,15 @@ INVARIANTS_HARD_SECONDS = 270
 """Tables are read whole; still below the broker's visibility timeout."""
 FLUSH_PASS_SECONDS = 25
 """With one more run of at most 15 s it stays below the task's soft limit."""
+ASKING_SECONDS = 10
+"""Stripe is asked only so far into a pass: a call may take 25 s, and the soft limit is at 45."""
 
 
 @shared_task(name="usage.flush_due")
 def flush_due() -> None:
-    """Flush until nothing waits, release what no longer must be held, and wake the delivery."""
-    ends = time.monotonic() + FLUSH_PASS_SECONDS
+    """Flush until nothing waits, see to what is held or is too late, and wake the delivery."""
+    began = time.monotonic()
+    ends = began + FLUSH_PASS_SECONDS
     for result in flush.flush_waiting(clock=timezone.now, seconds=FLUSH_PASS_SECONDS):
         log.info(
             "usage.flush.run_finished",
@@ -34,11 +48,24 @@ def flush_due() -> None:
             submissions=result.submission_count,
             held=result.held_count,
         )
+    recut = recutting.recut(clock=timezone.now, seconds=ends - time.monotonic())
+    if recut != recutting.Recut():
+        log.info("usage.flush.cut_again", **asdict(recut))
+    late = lateness.hold_late_waiting(clock=timezone.now, seconds=ends - time.monotonic())
+    if late != lateness.Late():
+        log.info("usage.flush.late", **asdict(late))
     released = holding.release_waiting(clock=timezone.now, seconds=ends - time.monotonic())
     running_upkeep.tend(clock=timezone.now, seconds=ends - time.monotonic())
     holding.report()
+    lateness.report()
     if released:
         log.info("usage.flush.held_released", rows=released)
+    asked = lateness.ask(now=timezone.now(), seconds=began + ASKING_SECONDS - time.monotonic())
+    if asked != periods.Refreshed():
+        log.info("usage.flush.period_ends_asked", **asdict(asked))
+    if asked.closed_count:
+        lateness.hold_late(now=timezone.now())
+        lateness.report()
     wakeups.after_commit("usage.deliver_due")
 
 
@@ -63,3 +90,17 @@ def check_invariants() -> None:
     """Ask the tables whether all that must hold of them does; a violation is a case."""
     found = invariants.report(now=timezone.now())
     log.info("usage.invariants.checked", violated=[violation.invariant.id for violation in found])
+
+
+@shared_task(name="usage.report_ages")
+def report_ages() -> None:
+    """Tell people of usage that grows old before Stripe has counted it."""
+    alarms.report(now=database_clock())
+
+
+@shared_task(name="usage.close_error_reports")
+def close_error_reports() -> None:
+    """Close Stripe's error reports that are cleared up, and tell of those that are not."""
+    closed = rejections.close_resolved(now=database_clock())
+    if closed:
+        log.info("usage.rejections.reports_closed", reports=closed)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 
 
 def render(
@@ -31,6 +32,14 @@ def render(
         separators=(",", ":"),
         sort_keys=True,
     )
+
+
+def as_streamed(payload: str) -> dict[str, Any]:
+    """Return a frozen payload as the stream takes it: the same event, its time in RFC 3339."""
+    event: dict[str, Any] = json.loads(payload)
+    moment = datetime.fromtimestamp(event["timestamp"], UTC)
+    event["timestamp"] = moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return event
 
 
 def fingerprint(payload: str) -> str:

@@ -126,6 +126,7 @@ def _meter(meter: stripe.billing.Meter) -> StripeMeter:
         display_name=meter.display_name,
         formula=meter.default_aggregation.formula,
         is_active=meter.status == "active",
+        is_live=meter.livemode,
         event_time_window=meter.event_time_window or "",
         customer_key=meter.customer_mapping.event_payload_key,
         value_key=meter.value_settings.event_payload_key,

@@ -19,18 +19,33 @@ def connection() -> stripe.StripeClient:
     return _connection(os.getpid())
 
 
+def session_client(token: str) -> stripe.StripeClient:
+    """Return a client that speaks under a session's token, over this process's connections."""
+    return _client(token, _transport(os.getpid()))
+
+
 @lru_cache(maxsize=1)
-def _connection(_process_id: int) -> stripe.StripeClient:
+def _connection(process_id: int) -> stripe.StripeClient:
+    return _client(settings.STRIPE_SECRET_KEY, _transport(process_id))
+
+
+@lru_cache(maxsize=1)
+def _transport(_process_id: int) -> stripe.HTTPClient:
+    transport: stripe.HTTPClient = import_string(settings.STRIPE_TRANSPORT)()
+    return transport
+
+
+def _client(key: str, transport: stripe.HTTPClient) -> stripe.StripeClient:
     emulator = settings.STRIPE_EMULATOR_URL
     return stripe.StripeClient(
-        settings.STRIPE_SECRET_KEY,
+        key,
         stripe_version=settings.STRIPE_API_VERSION,
         base_addresses=(
             {"api": emulator, "files": emulator, "connect": emulator, "meter_events": emulator}
             if emulator
             else {}
         ),
-        http_client=import_string(settings.STRIPE_TRANSPORT)(),
+        http_client=transport,
         # A repetition is ours to decide: each one is an attempt of its own in the books.
         max_network_retries=0,
     )

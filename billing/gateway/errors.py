@@ -36,6 +36,10 @@ class NotAccepted(GatewayError):
     """Stripe did not take it, that is known. Retry later."""
 
 
+class NoMeter(NotAccepted):
+    """The event's meter is not active. Usage waits until somebody mends that."""
+
+
 class Rejected(GatewayError):
     """Refused for good: a repetition would be refused again."""
 
@@ -81,6 +85,16 @@ def _family(error: stripe.StripeError) -> type[GatewayError]:
         return Rejected
     # Timeouts, resets, 5xx, a mismatched idempotency key, and whatever Stripe invents next.
     return Unavailable
+
+
+def told_as(family: type[GatewayError], error: GatewayError) -> GatewayError:
+    """Return what `error` says as an error of another family."""
+    return family(
+        error.message,
+        http_status=error.http_status,
+        code=error.code,
+        request_id=error.request_id,
+    )
 
 
 @contextmanager

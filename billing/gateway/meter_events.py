@@ -17,8 +17,6 @@ FINAL_REFUSALS = (
     "The event timestamp",
     "Timestamp ",
     "No such customer",
-    "No active meter",
-    "No such meter",
     "Invalid value",
 )
 """How v1's refusals of a meter event begin that a repetition cannot change.
@@ -26,6 +24,8 @@ FINAL_REFUSALS = (
 v1 gives them no code of their own. Source: public clients. Any other 400 stays in doubt and is
 looked at, because a refusal we do not know may not be one.
 """
+NO_METER = ("No active meter", "No such meter")
+"""How v1 refuses an event whose meter is inactive. It may be active again. Source: as above."""
 SUMMARIES_PER_PAGE = 100
 
 
@@ -39,6 +39,7 @@ def send(payload: Mapping[str, Any], *, check: Callable[[], None], idempotency_k
     Raises:
         Unavailable: the outcome is unknown.
         NotAccepted: Stripe did not take it; retry later.
+        NoMeter: nor will it, until the meter is active again.
         Rejected: refused for good.
         Misconfigured: our key is refused.
     """
@@ -53,19 +54,15 @@ def send(payload: Mapping[str, Any], *, check: Callable[[], None], idempotency_k
     except errors.Rejected as refusal:
         if refusal.message.startswith(FINAL_REFUSALS):
             raise
-        raise errors.Unavailable(
-            refusal.message,
-            http_status=refusal.http_status,
-            code=refusal.code,
-            request_id=refusal.request_id,
-        ) from refusal
+        family = errors.NoMeter if refusal.message.startswith(NO_METER) else errors.Unavailable
+        raise errors.told_as(family, refusal) from refusal
     response = answer.last_response
     return Receipt(is_duplicate=False, request_id=(response and response.request_id) or "")
 
 
-def new_idempotency_key() -> str:
-    """Return a key for one attempt."""
-    return uuid.uuid4().hex
+def new_idempotency_key(identifier: str = "") -> str:
+    """Return a key for one attempt; it begins with `identifier`, in case Stripe reports by it."""
+    return f"{identifier}.{uuid.uuid4().hex}" if identifier else uuid.uuid4().hex
 
 
 def summaries(

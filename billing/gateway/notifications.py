@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -12,7 +12,13 @@ import stripe
 from billing.enums import WebhookKind
 from billing.gateway.client import connection
 from billing.gateway.errors import sorted_errors
-from billing.gateway.values import Notification, ThinEvent
+from billing.gateway.values import (
+    ErrorReport,
+    ErrorSample,
+    Notification,
+    ReportedErrors,
+    ThinEvent,
+)
 
 TOLERANCE_SECONDS = 300
 """How far a signature's time may lie from ours, to either side.
@@ -66,6 +72,49 @@ def fetch_thin_event(event_id: str) -> ThinEvent:
         created_at=_instant(fields["created"]),
         object_id=_object_id(fields, WebhookKind.THIN),
         data=fields.get("data") or {},
+    )
+
+
+def error_report(event: ThinEvent) -> ErrorReport:
+    """Read a fetched thin event as a report of refused meter events.
+
+    Codes are an open set. Where Stripe's total and the sum of its types differ, the larger counts,
+    so that nothing refused goes uncounted.
+
+    Raises:
+        KeyError: the event is no such report, or one of a shape nobody has seen yet.
+    """
+    reason = event.data["reason"]
+    types: dict[str, ReportedErrors] = {}
+    for each in reason.get("error_types") or ():
+        known = types.get(each["code"], ReportedErrors(each["code"], 0, ()))
+        types[known.code] = ReportedErrors(
+            code=known.code,
+            error_count=known.error_count + int(each["error_count"]),
+            samples=known.samples + _samples(each),
+        )
+    return ErrorReport(
+        event_id=event.id,
+        type=event.type,
+        created_at=event.created_at,
+        meter_id=event.object_id,
+        validation_start=_instant(event.data["validation_start"]),
+        validation_end=_instant(event.data["validation_end"]),
+        summary=str(event.data.get("developer_message_summary") or ""),
+        error_count=max(
+            int(reason["error_count"]), sum(each.error_count for each in types.values())
+        ),
+        types=tuple(types.values()),
+    )
+
+
+def _samples(error_type: Mapping[str, Any]) -> tuple[ErrorSample, ...]:
+    return tuple(
+        ErrorSample(
+            identifier=str((each.get("request") or {}).get("identifier") or ""),
+            message=str(each.get("error_message") or ""),
+        )
+        for each in error_type.get("sample_errors") or ()
     )
 
 

@@ -24,6 +24,8 @@ from django.conf import settings
 Answer = tuple[bytes, int, Mapping[str, str]]
 MAX_IDLE_SECONDS = 20.0
 """A kept connection idle for longer is made anew: a server may be about to close it."""
+WATCH_SECONDS = 0.1
+"""How often it is looked whether some call's deadline is over."""
 
 
 class NotSent(stripe.APIConnectionError):
@@ -89,8 +91,8 @@ class OverHttp(stripe.HTTPClient):
     """HTTP/1.1 over the standard library, one kept connection per thread and host.
 
     The SDK's own clients bound each socket operation, so a server that sends a byte now and then
-    holds a worker for ever. Here a timer closes the socket when the whole call's deadline is over,
-    and a failure says whether a byte may have left: `NotSent` or `OutcomeUnknown`.
+    holds a worker for ever. Here a watchdog closes the socket when the whole call's deadline is
+    over, and a failure says whether a byte may have left: `NotSent` or `OutcomeUnknown`.
     """
 
     name = "meterkeeper"
@@ -101,6 +103,7 @@ class OverHttp(stripe.HTTPClient):
         self._deadline_seconds = deadline_seconds
         self._tls = ssl.create_default_context(cafile=stripe.ca_bundle_path)
         self._kept = threading.local()
+        self._watchdog = _Watchdog()
 
     def request(  # type: ignore[override]  # the SDK's own subclasses leave `_usage` out, too
         self,
@@ -115,9 +118,7 @@ class OverHttp(stripe.HTTPClient):
         body = post_data.encode() if isinstance(post_data, str) else post_data
         _check()
         sock = connection.sock
-        watchdog = threading.Timer(self._deadline_seconds, _hang_up, [sock])
-        watchdog.daemon = True
-        watchdog.start()
+        self._watchdog.watch(sock, self._deadline_seconds)
         try:
             connection.request(method.upper(), target, body=body, headers=dict(headers or {}))
             response = connection.getresponse()
@@ -132,7 +133,7 @@ class OverHttp(stripe.HTTPClient):
             self._forget(parts.scheme, parts.netloc)
             raise OutcomeUnknown(f"no whole answer: {error!r}") from error
         finally:
-            watchdog.cancel()
+            self._watchdog.forget(sock)
         # An `HTTPMessage` is looked up whatever the case, as the SDK does.
         return content, response.status, response.headers  # type: ignore[return-value]
 
@@ -174,6 +175,46 @@ def _is_stale(connection: HTTPConnection) -> bool:
         return True
     readable, _, _ = select.select([connection.sock], [], [], 0)
     return bool(readable)
+
+
+class _Watchdog:
+    """One thread that hangs up on calls whose deadline is over, for as long as there are calls.
+
+    A timer a call would be a thread a call, dearer than the call's own work.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._deadlines: dict[socket.socket, float] = {}
+        self._thread: threading.Thread | None = None
+
+    def watch(self, sock: socket.socket, seconds: float) -> None:
+        """Hang up on `sock` in `seconds`, or up to `WATCH_SECONDS` later."""
+        with self._lock:
+            self._deadlines[sock] = time.monotonic() + seconds
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, daemon=True)
+                self._thread.start()
+
+    def forget(self, sock: socket.socket) -> None:
+        """Leave `sock` alone: its call has ended."""
+        with self._lock:
+            self._deadlines.pop(sock, None)
+
+    def _run(self) -> None:
+        idle_since = time.monotonic()
+        while True:
+            time.sleep(WATCH_SECONDS)
+            now = time.monotonic()
+            with self._lock:
+                for sock in [each for each, ends in self._deadlines.items() if ends <= now]:
+                    del self._deadlines[sock]
+                    _hang_up(sock)
+                if self._deadlines:
+                    idle_since = now
+                elif now - idle_since > MAX_IDLE_SECONDS:
+                    self._thread = None
+                    return
 
 
 def _hang_up(sock: socket.socket) -> None:

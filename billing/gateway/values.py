@@ -35,6 +35,7 @@ class StripeMeter:
     display_name: str
     formula: str
     is_active: bool
+    is_live: bool
     event_time_window: str
     customer_key: str
     value_key: str
@@ -107,7 +108,12 @@ class SubscriptionState:
 
 @dataclass(frozen=True, slots=True)
 class InvoiceState:
-    """An invoice as Stripe had it at some moment after `asked_at`; `total` in minor units."""
+    """An invoice as Stripe had it at some moment after `asked_at`; `total` in minor units.
+
+    `period_start` and `period_end` are the invoice's own. `ended_periods` are the ends of the
+    billing periods whose usage it bills, in order: what was used just before one of them is on
+    this invoice or, once that is final, on none.
+    """
 
     id: str
     customer_id: str
@@ -116,9 +122,18 @@ class InvoiceState:
     status: str
     currency: str
     total: int
+    period_start: datetime
+    period_end: datetime
+    ended_periods: tuple[datetime, ...]
     automatically_finalizes_at: datetime | None
+    finalized_at: datetime | None
     created_at: datetime
     asked_at: datetime
+
+    @property
+    def is_final(self) -> bool:
+        """Whether Stripe reads usage for it no more. A draft is counted again when it is final."""
+        return self.status != "draft"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,3 +155,38 @@ class ThinEvent:
     created_at: datetime
     object_id: str
     data: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorSample:
+    """One refused event that a report names, by whatever identifies it; with Stripe's sentence."""
+
+    identifier: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedErrors:
+    """How many events were refused for one reason, and the few of them that are named."""
+
+    code: str
+    error_count: int
+    samples: tuple[ErrorSample, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorReport:
+    """What Stripe says it refused after it had taken it, validated between the two instants.
+
+    `error_count` is complete, the samples are not. `meter_id` is empty where no meter was found.
+    """
+
+    event_id: str
+    type: str
+    created_at: datetime
+    meter_id: str
+    validation_start: datetime
+    validation_end: datetime
+    summary: str
+    error_count: int
+    types: tuple[ReportedErrors, ...]

@@ -4,6 +4,7 @@ from billing.models.api_key import ApiKey, Source
 from billing.models.case import Case
 from billing.models.catalogue import Meter, MeterVersion, Plan, Price
 from billing.models.customer import Customer
+from billing.models.rate_limit import RateLimit
 from billing.models.subscription import Invoice, PeriodBoundary, Subscription, SubscriptionItem
 from billing.models.webhook_event import WebhookEvent
 
@@ -17,6 +18,7 @@ __all__ = [
     "PeriodBoundary",
     "Plan",
     "Price",
+    "RateLimit",
     "Source",
     "Subscription",
     "SubscriptionItem",

@@ -28,6 +28,14 @@ class Meter(models.Model):
         blank=True,
         help_text="empty until synced; usage is held until then",
     )
+    checked_at = models.DateTimeField(
+        null=True,
+        blank=True,
+        help_text="when it was last compared with Stripe's; empty: never, so nothing is sent to it",
+    )
+    blocked = models.TextField(
+        blank=True, help_text="why nothing is sent to it; its submissions wait meanwhile"
+    )
 
     class Meta:
         ordering = ("slug",)

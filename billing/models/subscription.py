@@ -72,16 +72,49 @@ class SubscriptionItem(models.Model):
 
 
 class PeriodBoundary(models.Model):
-    """An instant at which a billing period of a customer starts or ends; cells are cut there."""
+    """An instant at which a billing period of a customer starts or ends; cells are cut there.
+
+    Once it is past, usage from before it may be sent only while the invoice of the period that
+    ended there can still take it: `periods` learns that and keeps it here.
+    """
 
     customer = models.ForeignKey(Customer, on_delete=models.CASCADE, related_name="boundaries")
     at = models.DateTimeField()
+    closed_at = models.DateTimeField(
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="when we learned that the invoice of the period that ended here is final",
+    )
+    open_until = models.DateTimeField(
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="until when Stripe is known to go on counting usage from before it",
+    )
+    asked_at = models.DateTimeField(
+        null=True, blank=True, editable=False, help_text="when Stripe was last asked about it"
+    )
+    recut_at = models.DateTimeField(
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="when what was folded before it was known was cut again; empty: not yet",
+    )
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:
         ordering = ("customer", "at")
         verbose_name_plural = "period boundaries"
         constraints = [
             models.UniqueConstraint(fields=("customer", "at"), name="billing_boundary_once"),
+        ]
+        indexes = [
+            models.Index(
+                fields=("customer", "at"),
+                condition=models.Q(recut_at__isnull=True),
+                name="billing_boundary_not_recut",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -99,7 +132,16 @@ class Invoice(models.Model):
     status = models.CharField(max_length=20)
     currency = models.CharField(max_length=3)
     total = models.BigIntegerField(help_text="in the currency's minor unit")
+    period_start = models.DateTimeField(
+        null=True, blank=True, help_text="start of the invoice's own period, included"
+    )
+    period_end = models.DateTimeField(
+        null=True, blank=True, help_text="end of the invoice's own period, not included"
+    )
     automatically_finalizes_at = models.DateTimeField(null=True, blank=True)
+    finalized_at = models.DateTimeField(
+        null=True, blank=True, help_text="when it became final; empty for a draft"
+    )
     mirrored_at = models.DateTimeField(
         help_text="when Stripe was asked for what stands here; an older answer changes nothing"
     )

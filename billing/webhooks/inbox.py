@@ -13,9 +13,10 @@ from datetime import datetime, timedelta
 
 import structlog
 from django.conf import settings
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError
 from django.utils import timezone
 
+from billing import steps
 from billing.cases import close_case, open_case
 from billing.enums import CaseKind, WebhookKind, WebhookState
 from billing.gateway.errors import GatewayError
@@ -75,7 +76,7 @@ class _Claim:
 def record(notification: Notification, *, kind: WebhookKind, body: bytes, now: datetime) -> bool:
     """Store a verified event; return False when it had been stored before."""
     try:
-        with transaction.atomic():
+        with steps.commit("billing.inbox.record"):
             WebhookEvent.objects.create(
                 stripe_event_id=notification.event_id,
                 kind=kind,
@@ -115,9 +116,10 @@ def process_due(*, routes: Routes, limit: int, seconds: float) -> PassResult:
 
 def handle_again(event: WebhookEvent, *, now: datetime) -> None:
     """Have an event handled once more, whatever became of it."""
-    WebhookEvent.objects.filter(pk=event.pk).update(
-        state=WebhookState.PENDING, attempt_count=0, next_attempt_at=now, processed_at=None
-    )
+    with steps.commit("billing.inbox.handle_again"):
+        WebhookEvent.objects.filter(pk=event.pk).update(
+            state=WebhookState.PENDING, attempt_count=0, next_attempt_at=now, processed_at=None
+        )
 
 
 def handler_for(routes: Routes, event_type: str) -> Handler | None:
@@ -132,19 +134,19 @@ def handler_for(routes: Routes, event_type: str) -> Handler | None:
     return None
 
 
-@transaction.atomic
 def _claim(*, now: datetime) -> _Claim | None:
-    event = (
-        WebhookEvent.objects.select_for_update(skip_locked=True)
-        .filter(state=WebhookState.PENDING, next_attempt_at__lte=now)
-        .order_by("next_attempt_at", "id")
-        .first()
-    )
-    if event is None:
-        return None
-    event.attempt_count += 1
-    event.next_attempt_at = now + timedelta(seconds=LEASE_SECONDS)
-    event.save(update_fields=["attempt_count", "next_attempt_at"])
+    with steps.commit("billing.inbox.claim"):
+        event = (
+            WebhookEvent.objects.select_for_update(skip_locked=True)
+            .filter(state=WebhookState.PENDING, next_attempt_at__lte=now)
+            .order_by("next_attempt_at", "id")
+            .first()
+        )
+        if event is None:
+            return None
+        event.attempt_count += 1
+        event.next_attempt_at = now + timedelta(seconds=LEASE_SECONDS)
+        event.save(update_fields=["attempt_count", "next_attempt_at"])
     return _Claim(
         row_id=event.pk,
         attempt=event.attempt_count,
@@ -176,32 +178,33 @@ def _handle(claim: _Claim, routes: Routes) -> WebhookState:
 
 
 def _finish(claim: _Claim, state: WebhookState) -> WebhookState:
-    # Naming the attempt: after an overrun lease the event belongs to whoever claimed it next.
-    WebhookEvent.objects.filter(
-        pk=claim.row_id, state=WebhookState.PENDING, attempt_count=claim.attempt
-    ).update(state=state, next_attempt_at=None, processed_at=timezone.now(), last_error="")
-    close_case(CaseKind.WEBHOOK, claim.received.event_id, "It has been handled.")
+    with steps.commit("billing.inbox.finish"):
+        # Naming the attempt: after an overrun lease the event belongs to whoever claimed it next.
+        WebhookEvent.objects.filter(
+            pk=claim.row_id, state=WebhookState.PENDING, attempt_count=claim.attempt
+        ).update(state=state, next_attempt_at=None, processed_at=timezone.now(), last_error="")
+        close_case(CaseKind.WEBHOOK, claim.received.event_id, "It has been handled.")
     return state
 
 
-@transaction.atomic
 def _fail(claim: _Claim, error: str) -> WebhookState:
     now = timezone.now()
     is_last = claim.attempt >= ATTEMPTS_MOST
     state = WebhookState.FAILED if is_last else WebhookState.PENDING
     backoff = min(BACKOFF_SECONDS * 2 ** min(claim.attempt - 1, 10), BACKOFF_MOST_SECONDS)
-    WebhookEvent.objects.filter(
-        pk=claim.row_id, state=WebhookState.PENDING, attempt_count=claim.attempt
-    ).update(
-        state=state,
-        next_attempt_at=None if is_last else now + timedelta(seconds=backoff),
-        last_error=error,
-    )
-    if is_last:
-        open_case(
-            kind=CaseKind.WEBHOOK,
-            reference=claim.received.event_id,
-            reason=f"{claim.received.type} failed {claim.attempt} times, at last with {error}",
-            deadline_at=now + CASE_DEADLINE,
+    with steps.commit("billing.inbox.fail"):
+        WebhookEvent.objects.filter(
+            pk=claim.row_id, state=WebhookState.PENDING, attempt_count=claim.attempt
+        ).update(
+            state=state,
+            next_attempt_at=None if is_last else now + timedelta(seconds=backoff),
+            last_error=error,
         )
+        if is_last:
+            open_case(
+                kind=CaseKind.WEBHOOK,
+                reference=claim.received.event_id,
+                reason=f"{claim.received.type} failed {claim.attempt} times, at last with {error}",
+                deadline_at=now + CASE_DEADLINE,
+            )
     return state

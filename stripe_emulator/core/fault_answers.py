@@ -95,7 +95,34 @@ def _in_use() -> ApiError:
     )
 
 
+def _never_seen() -> ApiError:
+    return ApiError(
+        400,
+        "The moon is in the wrong house. (Made by the emulator on request.)",
+        code="moon_in_wrong_house",
+        started=False,
+    )
+
+
+def _revoked() -> ApiError:
+    return ApiError(
+        401, "Invalid API Key provided. (Made by the emulator on request.)", started=False
+    )
+
+
+def _forbidden() -> ApiError:
+    return ApiError(
+        403,
+        "The provided key does not have the required permissions for this endpoint. (Made by the "
+        "emulator on request.)",
+        started=False,
+    )
+
+
 _BEFORE = {
+    "400": _never_seen,
+    "401": _revoked,
+    "403": _forbidden,
     "503": _unavailable,
     "429": _limited,
     "429_without_reason": _limited_without_reason,

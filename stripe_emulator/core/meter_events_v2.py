@@ -84,6 +84,12 @@ def stream(call: Call) -> Answer:
 
     A refused one is reported later; one with a known identifier is dropped in silence (inferred).
     """
+    with call.world.identifiers.together():
+        _take_all(call)
+    return {}
+
+
+def _take_all(call: Call) -> None:
     for event in call.params["events"]:
         offered = _offered(call, event)
         if call.faults.strikes("reject_in_stream"):
@@ -97,7 +103,6 @@ def stream(call: Call) -> Answer:
             error_reports.gather(call.world, offered, judged.refusal)
             verdict = judged.verdict
         call.events.append(verdict)
-    return {}
 
 
 def _offered(call: Call, params: dict[str, Any]) -> Offered:

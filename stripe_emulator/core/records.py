@@ -1,5 +1,6 @@
 """Records that grow with traffic, kept behind one interface so that a disk can hold them."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -39,6 +40,10 @@ class Records(Protocol[T]):
 
     def put(self, key: str, record: T) -> None: ...
 
+    def together(self) -> AbstractContextManager[object]:
+        """Let what the block puts reach a disk at once, at its end."""
+        ...
+
     def clear(self) -> None: ...
 
     def __len__(self) -> int: ...
@@ -60,6 +65,9 @@ class MemoryRecords(Records[T]):
 
     def put(self, key: str, record: T) -> None:
         self._records[key] = record
+
+    def together(self) -> AbstractContextManager[object]:
+        return nullcontext()
 
     def clear(self) -> None:
         self._records.clear()

@@ -71,7 +71,9 @@ def _run(name: str, server_url: str, options: argparse.Namespace) -> dict[str, A
             connections.close_all()
         print(f"\n## {name}: median (lowest-highest) of {options.repeats}\n")
         print(report.table(rows))
-        print("\nµs: CPU per event, of our processes, the database's backends, the load generator.")
+        print(
+            "\nµs: CPU per event, of our processes (app), the database's backends and what stands around."
+        )
         if not backends.can_be_read:
             print("The database's CPU is left out: its processes are not on this machine.")
     return report.as_json(rows, samples)

@@ -96,7 +96,7 @@ def web_server() -> Iterator[tuple[int, int]]:
     Raises:
         BenchFailed: it does not come up; what it wrote is in the message.
     """
-    port = _free_port()
+    port = free_port()
     with tempfile.TemporaryFile("w+") as log:
         server = subprocess.Popen(
             ["/bin/sh", "-c", f"exec {_web_line()}"],
@@ -118,7 +118,7 @@ def web_server() -> Iterator[tuple[int, int]]:
             sys.stderr.write(log.read()[-5_000:])
             raise
         finally:
-            _stop(server)
+            stop(server)
 
 
 def _web_line() -> str:
@@ -128,7 +128,8 @@ def _web_line() -> str:
     return match[1]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port nobody listens on at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -148,7 +149,8 @@ def _wait_until_ready(server: subprocess.Popen[bytes], port: int) -> None:
     raise BenchFailed(f"The web server did not answer within {READY_SECONDS} s.")
 
 
-def _stop(server: subprocess.Popen[bytes]) -> None:
+def stop(server: subprocess.Popen[bytes]) -> None:
+    """End a program that was started in a session of its own."""
     server.terminate()
     try:
         server.wait(STOP_SECONDS)

@@ -22,7 +22,11 @@ def state(now):
         status="draft",
         currency="usd",
         total=400,
+        period_start=now - timedelta(days=30),
+        period_end=now,
+        ended_periods=(now,),
         automatically_finalizes_at=now + timedelta(hours=1),
+        finalized_at=None,
         created_at=now,
         asked_at=now,
     )

@@ -1,12 +1,19 @@
 import json
 import random
+from datetime import UTC, datetime
 
 import pytest
 import stripe
 
 from billing.enums import WebhookKind
-from billing.gateway.notifications import NotGenuine, verify
-from billing.gateway.values import Notification
+from billing.gateway.notifications import NotGenuine, error_report, verify
+from billing.gateway.values import (
+    ErrorReport,
+    ErrorSample,
+    Notification,
+    ReportedErrors,
+    ThinEvent,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -140,3 +147,74 @@ def test_ten_thousand_mutations_are_all_refused(now):
 def test_body_of_the_other_kind_is_refused(now, body, kind):
     with pytest.raises(NotGenuine, match="the body is no"):
         verified(now, body=body, kind=WebhookKind(kind))
+
+
+def thin(now, **reason):
+    return ThinEvent(
+        id="evt_1",
+        type="v1.billing.meter.error_report_triggered",
+        created_at=now,
+        object_id="mtr_1",
+        data={
+            "developer_message_summary": "There are 5 invalid events",
+            "validation_start": "2026-11-20T12:30:00.000Z",
+            "validation_end": "2026-11-20T12:30:10.000Z",
+            "reason": reason,
+        },
+    )
+
+
+def test_error_report_is_read_with_every_count_and_sample(now):
+    report = error_report(
+        thin(
+            now,
+            error_count=5,
+            error_types=[
+                {
+                    "code": "no_such_code_yet",
+                    "error_count": 3,
+                    "sample_errors": [
+                        {"error_message": "Bad.", "request": {"identifier": "a"}},
+                        {"error_message": "Bad.", "request": {}},
+                    ],
+                },
+                {"code": "archived_meter", "error_count": 1},
+                {
+                    "code": "no_such_code_yet",
+                    "error_count": 1,
+                    "sample_errors": [{"request": {"identifier": "b"}}],
+                },
+            ],
+        )
+    )
+
+    assert report == ErrorReport(
+        event_id="evt_1",
+        type="v1.billing.meter.error_report_triggered",
+        created_at=now,
+        meter_id="mtr_1",
+        validation_start=datetime(2026, 11, 20, 12, 30, tzinfo=UTC),
+        validation_end=datetime(2026, 11, 20, 12, 30, 10, tzinfo=UTC),
+        summary="There are 5 invalid events",
+        error_count=5,
+        types=(
+            ReportedErrors(
+                "no_such_code_yet",
+                4,
+                (ErrorSample("a", "Bad."), ErrorSample("", "Bad."), ErrorSample("b", "")),
+            ),
+            ReportedErrors("archived_meter", 1, ()),
+        ),
+    )
+
+
+def test_error_report_whose_total_is_below_its_types_counts_the_types(now):
+    types = [{"code": "a", "error_count": 2}, {"code": "b", "error_count": 3}]
+
+    assert error_report(thin(now, error_count=4, error_types=types)).error_count == 5
+    assert error_report(thin(now, error_count=6, error_types=types)).error_count == 6
+
+
+def test_error_report_of_an_unknown_shape_is_refused(now):
+    with pytest.raises(KeyError):
+        error_report(thin(now, error_types=[]))

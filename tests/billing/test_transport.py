@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 import time
@@ -40,12 +41,24 @@ class Server:
             self.connections += 1
             self._sockets.append(peer)
             try:
-                while request := peer.recv(65536):
+                while request := self._whole(peer):
                     self.requests.append(request)
                     self._answer(peer)
             except OSError:
                 pass
             peer.close()
+
+    @staticmethod
+    def _whole(peer: socket.socket) -> bytes:
+        """Read a request to its end: headers and body need not come in one piece."""
+        request = peer.recv(65536)
+        while request and b"\r\n\r\n" not in request:
+            request += peer.recv(65536)
+        head, _, body = request.partition(b"\r\n\r\n")
+        length = re.search(rb"Content-Length: (\d+)", head)
+        while length and len(body) < int(length[1]):
+            body += peer.recv(65536)
+        return request if not length else head + b"\r\n\r\n" + body
 
     def close(self) -> None:
         # A blocked accept is only woken by shutting the listener down first.

@@ -52,6 +52,28 @@ def kept(request, tmp_path):
         close(emulator)
 
 
+def test_identifiers_of_a_stream_request_are_on_disk_once_it_is_answered(tmp_path):
+    shop = stocked(on_disk(tmp_path))
+    token = shop.client.v2.billing.meter_event_session.create().authentication_token
+    one, two = (
+        {
+            "event_name": "tokens",
+            "identifier": identifier,
+            "payload": {"stripe_customer_id": shop.customer.id, "value": "1"},
+        }
+        for identifier in ("one", "two")
+    )
+
+    shop.client.v2.billing.meter_event_stream.create(
+        {"events": [one, two, one]}, {"api_key": token}
+    )
+
+    elsewhere = DiskRecords(tmp_path / "identifiers.sqlite", IdentifierRecord)
+    assert len(elsewhere) == 2
+    elsewhere.close()
+    close(shop.emulator)
+
+
 def test_restore_takes_everything_back(kept):
     kept.send("one", "5", options={"idempotency_key": "k"})
     kept.emulator.faults.switch_on("503", path="/nothing")

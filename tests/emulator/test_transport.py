@@ -63,6 +63,9 @@ def test_reset_in_mid_body_means_processed(shop):
             {"Stripe-Should-Retry": "true"},
         ),
         ("409", 409, stripe.APIError, "idempotency_key_in_use", {}),
+        ("400", 400, stripe.InvalidRequestError, "moon_in_wrong_house", {}),
+        ("401", 401, stripe.AuthenticationError, None, {}),
+        ("403", 403, stripe.PermissionError, None, {}),
     ],
 )
 def test_refusals_on_request(shop, fault, status, kind, code, headers):

@@ -26,7 +26,7 @@ def customer_at_stripe(external_id: str) -> Customer:
 
 
 def meter_at_stripe(slug: str, **fields) -> Meter:
-    stripe_meter = catalogue.create_meter(event_name=f"mk_{slug}", display_name=slug)
+    stripe_meter = catalogue.create_meter(event_name=f"mk_{slug}", display_name=slug, formula="sum")
     return make_meter(slug, value_property=slug, stripe_meter_id=stripe_meter.id, **fields)
 
 

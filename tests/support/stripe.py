@@ -8,6 +8,7 @@ from typing import Any
 import stripe
 from django.db import connection
 
+from billing.gateway import meter_event_stream
 from billing.gateway.transport import Guarded
 from stripe_emulator import Emulator
 from stripe_emulator.transport import InProcessTransport
@@ -29,6 +30,8 @@ class Switchboard(stripe.HTTPClient):
 
     def connect(self, emulator: Emulator, *, sleep: Callable[[float], None] | None = None) -> None:
         """Route calls to `emulator`; with `sleep` its delays take that long."""
+        # A session opened with another account is none of this one's.
+        meter_event_stream._current = None
         self._transport = InProcessTransport(emulator, sleep=sleep)
         self._depth = len(connection.atomic_blocks)
 

@@ -11,12 +11,15 @@ from typing import Any
 import msgspec
 import pytest
 
+from billing import meter_checks
 from billing.enums import Aggregation
 from billing.gateway.client import connection as stripe
 from billing.models import Customer, Meter, MeterVersion, Source
 from stripe_emulator import Emulator
 from tests.support.stripe import switchboard
-from usage import delivery
+from usage import claiming, delivery, fence
+from usage.claiming import Claim
+from usage.enums import Wire
 from usage.ingestion import Outcome, ReportedEvent, accept
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -116,6 +119,15 @@ class World:
         self.advance(**span)
         return dict(delivery.deliver_due(clock=lambda: self.now).counts)
 
+    def claim(self) -> Claim | None:
+        """Take one due submission that was never sent, or else one that went over v1."""
+        for stored_wire in ("", Wire.V1):
+            for claim in claiming.claim(
+                clock=lambda: self.now, stored_wire=stored_wire, wire=Wire.V1, limit=1
+            ):
+                return claim
+        return None
+
     def counted(self) -> Decimal:
         """What Stripe took of the input tokens, by the emulator's own arithmetic."""
         totals = self.emulator.truth.as_dict()["event_names"]
@@ -147,5 +159,8 @@ def world(db, now, meters) -> Iterator[World]:
         Meter.objects.filter(pk=meter.pk).update(stripe_meter_id=created.id)
     customer = stripe().v1.customers.create({"name": "Acme"})
     Customer.objects.create(external_id="acme", stripe_customer_id=customer.id)
+    # As every pass begins: what is claimed without one is claimed behind an open fence.
+    assert fence.inspect(now)
+    assert meter_checks.check_due(now).blocked == ()
     yield world
     switchboard.disconnect()

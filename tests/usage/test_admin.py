@@ -10,11 +10,12 @@ from django.urls import reverse
 from billing.models import Customer
 from tests.usage.conftest import report
 from usage import flush
-from usage.models import EventConflict, FlushRun, HeldUsage, Submission, UsageEvent
+from usage.models import EventConflict, FlushRun, HeldUsage, Submission, UsageEvent, Void
+from usage.voiding import EventKey, void
 
 pytestmark = pytest.mark.integration
 
-MODELS = [UsageEvent, EventConflict, FlushRun, Submission, HeldUsage]
+MODELS = [UsageEvent, EventConflict, FlushRun, Submission, HeldUsage, Void]
 
 
 @pytest.fixture
@@ -27,6 +28,8 @@ def filled(store, acme, now):
         if number == 2:
             flush.flush_batches(now=now)
     store(report("e-0", at=now, input_tokens=2))
+    source_id = UsageEvent.objects.get(event_id="e-1").source_id
+    void([EventKey(source_id, "e-1")], author="ada", reason="reported twice", now=now)
     flush.flush_batches(now=now)
 
 

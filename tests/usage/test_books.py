@@ -25,9 +25,11 @@ from tests.factories.usage import (
 from tests.reconciliation.conftest import customer_at_stripe, meter_at_stripe
 from tests.usage.conftest import report
 from usage import delivery, flush, holding, statements
+from usage.enums import ReplacementKind
 from usage.lifecycle import State
-from usage.models import FlushRun, SubmissionState
+from usage.models import FlushRun, Submission, SubmissionState
 from usage.queries import Books, books
+from usage.replacing import replace
 from usage.settlement import settle
 
 pytestmark = pytest.mark.integration
@@ -181,6 +183,34 @@ def test_a_meter_added_later_claims_only_what_was_not_flushed(store, acme, meter
     assert figures(books())["output_tokens"] == {"recorded": 5, "unflushed": 5}
     flush.flush_batches(now=now)
     assert figures(books())["output_tokens"] == {"recorded": 5, "ready": 5}
+
+
+def test_what_is_superseded_counts_where_it_went(store, acme, meters, now):
+    """I3, I4: it is credited in part, and the rest is ready to be sent anew."""
+    store(report("a", at=now, input_tokens=10))
+    flush.flush_batches(now=now)
+    submission = Submission.objects.get(meter=meters.input)
+    for state in (State.SENDING, State.IN_DOUBT, State.UNPROVEN):
+        move(submission, state, at=now)
+    replace([submission], kind=ReplacementKind.DOUBT, credit=Decimal(4), reason="?", now=now)
+
+    text, status = printed("--no-stripe")
+
+    assert figures(books())["input_tokens"] == figures(books(customer="acme"))["input_tokens"]
+    assert figures(books())["input_tokens"] == {
+        "recorded": 10,
+        "credited": 4,
+        "ready": 6,
+        "superseded": 10,
+    }
+    assert figures(books(customer="globex"))["input_tokens"] == {}
+    assert status == 0
+    heading, _, _, row, _ = text.splitlines()[:5]
+    assert heading.split() == [
+        *("meter", "unit", "recorded", "unflushed", "held", "credited"),
+        *("ready", "accepted", "settled", "superseded"),
+    ]
+    assert row.split() == ["input_tokens", "token", "10", "0", "0", "4", "6", "0", "0", "10"]
 
 
 def test_a_lost_unit_breaks_the_equation(store, acme, meters, now):

@@ -6,6 +6,7 @@ The emulator's own books decide; the failure numbers (F41) are explained in docs
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
@@ -15,7 +16,8 @@ from billing.gateway import client
 from billing.gateway.client import connection as stripe
 from billing.models import Case, Customer, Meter
 from tests.usage.conftest import EVENTS_PATH, report
-from usage import delivery, flush, wire
+from usage import calling, claiming, flush, outcomes, sweeping, wire
+from usage.enums import Outcome, Wire
 from usage.lifecycle import State
 from usage.models import Attempt, Submission, SubmissionState
 
@@ -29,6 +31,12 @@ def submission(world, store, meters) -> Submission:
     flush.flush_batches(now=world.now)
     SubmissionState.objects.filter(meter=meters.calls).update(next_action_at=None)
     return Submission.objects.get(meter=meters.input)
+
+
+def attempt(claim: claiming.Claim) -> calling.Verdict:
+    """Make the call for one claim and return how it ended."""
+    [(_, verdict)] = calling.call([claim])
+    return verdict
 
 
 def standing(submission: Submission) -> SubmissionState:
@@ -130,13 +138,25 @@ def test_a_refusal_for_now_leaves_an_older_doubt_open(world, submission):
     assert (row.state, row.doubt_since) == (State.RETRY, began)
 
 
-@pytest.mark.parametrize("gone", ["customer", "meter"])
-def test_a_final_refusal_becomes_a_case(world, submission, meters, gone):
-    if gone == "customer":
-        stripe().v1.customers.delete(submission.stripe_customer_id)
-    else:
-        meter = Meter.objects.get(pk=meters.input.pk)
-        stripe().v1.billing.meters.deactivate(meter.stripe_meter_id)
+def test_an_inactive_meters_usage_waits_until_it_is_active_again(world, submission, meters):
+    """F59."""
+    meter = Meter.objects.get(pk=meters.input.pk)
+    stripe().v1.billing.meters.deactivate(meter.stripe_meter_id)
+
+    assert world.deliver() == {"not_accepted": 1}
+    row = standing(submission)
+    assert (row.state, row.doubt_since, row.wire) == (State.RETRY, None, "")
+    assert Case.objects.get(closed_at=None).kind == "meter"
+    assert world.deliver(hours=2) == {}
+    stripe().v1.billing.meters.reactivate(meter.stripe_meter_id)
+
+    assert world.deliver(minutes=6) == {"accepted": 1}
+    assert world.counted() == 10
+    assert not Case.objects.filter(closed_at=None).exists()
+
+
+def test_a_final_refusal_becomes_a_case(world, submission):
+    stripe().v1.customers.delete(submission.stripe_customer_id)
 
     assert world.deliver() == {"rejected": 1}
 
@@ -163,12 +183,11 @@ def test_a_refusal_after_a_doubt_proves_nothing(world, submission):
 
 def test_a_refusal_nobody_knows_stays_in_doubt(world, submission):
     """F56: an error we have never seen may not be one of refusal."""
-    claim = delivery._claim(lambda: world.now)
+    claim = world.claim()
     strange = json.dumps(json.loads(submission.payload) | {"identifier": "x" * 101})
-    claim.submission.payload = strange
-    claim.submission.payload_hash = wire.fingerprint(strange)
+    claim = replace(claim, payload=strange, payload_hash=wire.fingerprint(strange))
 
-    verdict = delivery._attempt(claim)
+    verdict = attempt(claim)
 
     assert (verdict.outcome, verdict.state, verdict.http_status) == ("unknown", State.IN_DOUBT, 400)
 
@@ -217,11 +236,10 @@ def test_a_doubt_is_counted_from_the_first_unknown_outcome(world, submission):
 
 def test_a_doubt_is_counted_from_the_calls_beginning(world, submission):
     """Stripe may have taken it at once and answered long after."""
-    claim = delivery._claim(lambda: world.now)
+    claim = world.claim()
 
-    delivery._record(
-        claim,
-        delivery.Verdict(delivery.Outcome.UNKNOWN, State.IN_DOUBT),
+    outcomes.record(
+        [(claim, calling.Verdict(Outcome.UNKNOWN, State.IN_DOUBT))],
         now=world.now + timedelta(seconds=25),
     )
 
@@ -233,10 +251,10 @@ def test_a_worker_that_dies_in_a_doubt_leaves_it_as_old_as_it_was(world, submiss
     world.emulator.faults.switch_on("answer_lost", path=EVENTS_PATH, count=1)
     world.deliver()
     world.advance(hours=1)
-    delivery._claim(lambda: world.now)
+    world.claim()
 
     world.advance(seconds=61)
-    delivery.sweep(now=world.now)
+    sweeping.sweep(now=world.now)
 
     assert standing(submission).state == State.IN_DOUBT
     assert standing(submission).doubt_since == began
@@ -260,7 +278,7 @@ def test_usage_too_old_for_stripe_is_flagged_and_not_sent(world, submission):
 
 
 def test_a_sweep_takes_a_bounded_number_of_rows_and_the_next_the_rest(world, store, monkeypatch):
-    monkeypatch.setattr(delivery, "ROWS_PER_SWEEP", 2)
+    monkeypatch.setattr(sweeping, "ROWS_PER_SWEEP", 2)
     store(*(report(str(n), at=world.now - timedelta(hours=n), input_tokens=1) for n in range(3)))
     flush.flush_batches(now=world.now)
 
@@ -273,7 +291,7 @@ def test_a_sweep_takes_a_bounded_number_of_rows_and_the_next_the_rest(world, sto
 def test_a_worker_that_dies_before_the_call_leaves_a_doubt(world, submission):
     """F40: the attempt is on record, so nobody may assume it was never made."""
     began = world.now
-    delivery._claim(lambda: world.now)
+    world.claim()
     assert standing(submission).state == State.SENDING
 
     assert world.deliver(seconds=59) == {}
@@ -286,8 +304,8 @@ def test_a_worker_that_dies_before_the_call_leaves_a_doubt(world, submission):
 
 def test_a_worker_that_dies_after_the_call_bills_once(world, submission):
     """F41."""
-    claim = delivery._claim(lambda: world.now)
-    delivery._attempt(claim)
+    claim = world.claim()
+    attempt(claim)
 
     assert world.deliver(seconds=61) == {"stalled": 1, "duplicate": 1}
 
@@ -296,14 +314,14 @@ def test_a_worker_that_dies_after_the_call_bills_once(world, submission):
 
 def test_a_late_outcome_changes_nothing(world, submission):
     """F47: the first worker wakes up after another took over."""
-    claim = delivery._claim(lambda: world.now)
+    claim = world.claim()
     world.advance(seconds=61)
-    delivery.sweep(now=world.now)
-    second = delivery._claim(lambda: world.now)
+    sweeping.sweep(now=world.now)
+    second = world.claim()
     before = standing(submission)
 
-    refused = delivery.Verdict(delivery.Outcome.REJECTED, State.REJECTED, "late news")
-    delivery._record(claim, refused, now=world.now)
+    refused = calling.Verdict(Outcome.REJECTED, State.REJECTED, "late news")
+    outcomes.record([(claim, refused)], now=world.now)
 
     row = standing(submission)
     assert (row.state, row.attempt_count) == (before.state, before.attempt_count)
@@ -313,13 +331,11 @@ def test_a_late_outcome_changes_nothing(world, submission):
 
 def test_a_late_outcome_does_not_end_a_doubt(world, submission):
     """F47: the lease is over, and nobody has taken over yet."""
-    claim = delivery._claim(lambda: world.now)
+    claim = world.claim()
     world.advance(seconds=61)
-    delivery.sweep(now=world.now)
+    sweeping.sweep(now=world.now)
 
-    delivery._record(
-        claim, delivery.Verdict(delivery.Outcome.NOT_ACCEPTED, State.RETRY), now=world.now
-    )
+    outcomes.record([(claim, calling.Verdict(Outcome.NOT_ACCEPTED, State.RETRY))], now=world.now)
 
     assert standing(submission).state == State.IN_DOUBT
     assert standing(submission).doubt_since == claim.started_at
@@ -328,10 +344,10 @@ def test_a_late_outcome_does_not_end_a_doubt(world, submission):
 
 def test_a_worker_that_sleeps_past_its_lease_does_not_send(world, submission, monkeypatch):
     """F46: the check right before the first byte."""
-    claim = delivery._claim(lambda: world.now)
-    monkeypatch.setattr(delivery.time, "monotonic", lambda: claim.lease_ends)
+    claim = world.claim()
+    monkeypatch.setattr(calling.time, "monotonic", lambda: claim.lease_ends)
 
-    verdict = delivery._attempt(claim)
+    verdict = attempt(claim)
 
     assert (verdict.outcome, verdict.state) == ("not_accepted", State.RETRY)
     assert world.calls() == []
@@ -340,16 +356,16 @@ def test_a_worker_that_sleeps_past_its_lease_does_not_send(world, submission, mo
 def test_a_worker_stopped_while_it_read_the_clock_does_not_send(world, submission, monkeypatch):
     """F46: it claims by an instant gone stale, perhaps one before a doubt grew too old."""
     elapsed = 0.0
-    monkeypatch.setattr(delivery.time, "monotonic", lambda: elapsed)
+    monkeypatch.setattr(calling.time, "monotonic", lambda: elapsed)
 
     def clock() -> datetime:
         nonlocal elapsed
         elapsed += settings.USAGE_LEASE_SECONDS
         return world.now
 
-    claim = delivery._claim(clock)
+    [claim] = claiming.claim(clock=clock, stored_wire="", wire=Wire.V1, limit=1)
 
-    assert delivery._attempt(claim).state == State.RETRY
+    assert attempt(claim).state == State.RETRY
     assert world.calls() == []
 
 
@@ -360,7 +376,7 @@ def test_a_doubt_too_old_is_not_claimed_before_the_sweep_came_by(world, submissi
 
     world.advance(hours=23)
 
-    assert delivery._claim(lambda: world.now) is None
+    assert world.claim() is None
     assert standing(submission).state == State.IN_DOUBT
 
 
@@ -368,15 +384,15 @@ def test_usage_too_old_is_not_claimed_before_the_sweep_came_by(world, submission
     """F58."""
     world.advance(days=34, hours=12)
 
-    assert delivery._claim(lambda: world.now) is None
+    assert world.claim() is None
 
 
 def test_a_changed_payload_is_not_sent(world, submission):
     """F34, I5."""
-    claim = delivery._claim(lambda: world.now)
-    claim.submission.payload = claim.submission.payload.replace('"10"', '"11"')
+    claim = world.claim()
+    claim = replace(claim, payload=claim.payload.replace('"10"', '"11"'))
 
-    assert delivery._attempt(claim).state == State.REJECTED
+    assert attempt(claim).state == State.REJECTED
     assert world.calls() == []
 
 
@@ -385,10 +401,10 @@ def test_a_payload_changed_after_a_doubt_proves_nothing(world, submission):
     world.emulator.faults.switch_on("answer_lost", path=EVENTS_PATH, count=1)
     world.deliver()
     world.advance(seconds=5)
-    claim = delivery._claim(lambda: world.now)
-    claim.submission.payload = claim.submission.payload.replace('"10"', '"11"')
+    claim = world.claim()
+    claim = replace(claim, payload=claim.payload.replace('"10"', '"11"'))
 
-    assert delivery._attempt(claim).state == State.UNPROVEN
+    assert attempt(claim).state == State.UNPROVEN
     assert world.counted() == 10
 
 
@@ -408,13 +424,10 @@ def test_one_pair_has_one_call_in_flight_and_others_go_on(world, store, meters):
     )
     flush.flush_batches(now=world.now)
 
-    taken = [delivery._claim(lambda: world.now) for _ in range(3)]
+    taken = claiming.claim(clock=lambda: world.now, stored_wire="", wire=Wire.V1, limit=9)
 
-    assert {claim.submission.meter_id for claim in taken if claim} == {
-        meters.input.pk,
-        meters.calls.pk,
-    }
-    assert taken[2] is None
+    assert [claim.meter_id for claim in taken] == [meters.input.pk, meters.calls.pk]
+    assert world.claim() is None
 
 
 @pytest.fixture

@@ -325,7 +325,9 @@ def test_a_cell_of_a_run_is_held_once(store, meters, now):
         subject=row.subject,
         meter=row.meter,
         window_start=row.window_start,
+        segment_start=row.segment_start,
         event_count=1,
+        quantity=1,
         reason=row.reason,
     )
 

@@ -75,10 +75,16 @@ def test_a_number_and_its_text_mean_the_same(smallest_units, scale):
     assert read_quantity(f"{written:f}", scale=scale) == smallest_units
 
 
-@given(st.integers(0, 10**19))
+@given(st.integers(-(10**19), 10**19))
 def test_split_keeps_the_sum_in_parts_stripe_takes(total):
     parts = list(split(Decimal(total)))
 
     assert sum(parts) == total
-    assert all(0 < part <= MAX_VALUE for part in parts)
-    assert len(parts) == -(-total // MAX_VALUE)
+    assert all(0 < part.copy_sign(1) <= MAX_VALUE for part in parts)
+    assert all((part < 0) == (total < 0) for part in parts)
+    assert len(parts) == -(-abs(total) // MAX_VALUE)
+
+
+def test_split_of_a_negative_total_is_the_split_of_its_opposite():
+    assert list(split(Decimal(-MAX_VALUE - 3))) == [-MAX_VALUE, -3]
+    assert list(split(Decimal(0))) == list(split(Decimal("-0"))) == []

@@ -12,7 +12,8 @@ from datetime import timedelta
 from decimal import Decimal
 
 import pytest
-from django.db import connections, transaction
+from django.db import connection, connections, transaction
+from django.test.utils import CaptureQueriesContext
 
 from billing.models import Case, Customer, Meter
 from reconciliation import runs
@@ -228,8 +229,9 @@ def test_a_worker_that_may_still_be_sending_keeps_its_hour_undecided(world, stor
     move(stopped, State.SENDING, at=world.now)
     world.advance(hours=2 * ABSENCE_STABLE_HOURS)
 
-    reconciled(world)
+    result = reconciled(world)
 
+    assert (result.waiting_count, result.error_count) == (1, 0)
     assert states(gone, stopped) == ["unproven", "sending"]
     assert Replacement.objects.count() == 0
 
@@ -437,6 +439,25 @@ def test_after_a_restore_a_whole_hour_is_believed(unproven, settled_at, acme, me
     assert settled_at(16, hours=1) == Settlement(settled_count=2, believed_count=2)
 
     assert states(doubtful, again) == ["settled", "settled"]
+
+
+@pytest.mark.parametrize("observed", [0, 7, 14 * 7, 3])
+def test_an_hour_of_many_submissions_costs_as_many_statements_as_one_of_few(
+    unproven, settled_at, observed, now
+):
+    for _ in range(2):
+        unproven(7)
+    with transaction.atomic():
+        with CaptureQueriesContext(connection) as few:
+            settled_at(min(observed, 14))
+        transaction.set_rollback(True)
+    for _ in range(12):
+        unproven(7)
+
+    with CaptureQueriesContext(connection) as many:
+        settled_at(observed)
+
+    assert len(many) == len(few)
 
 
 def test_a_decision_is_about_one_hour_and_its_credit_about_one_group(unproven, now):

@@ -29,6 +29,7 @@ from usage import delivery, flush, holding, running_upkeep
 from usage.enums import ReplacementKind
 from usage.ingestion import Outcome, ReportedEvent, accept
 from usage.invariants import violations
+from usage.invariants.running import RUNNING_INVARIANTS
 from usage.lifecycle import State
 from usage.models import (
     HeldUsage,
@@ -40,7 +41,6 @@ from usage.models import (
     UsageEvent,
 )
 from usage.running_freezing import next_timestamp
-from usage.running_invariants import RUNNING_INVARIANTS
 from usage.settlement import cells, settle
 from usage.statements import statement
 
@@ -49,6 +49,13 @@ pytestmark = pytest.mark.integration
 PERIOD = datetime(2026, 11, 1, tzinfo=UTC)
 """The start of the billing period that `now` lies in."""
 NEXT = datetime(2026, 12, 1, tzinfo=UTC)
+
+
+def learn(customer: Customer, at: datetime) -> None:
+    """Let a boundary be known. Its invoice stays a draft: what is late is `test_lateness`'s."""
+    PeriodBoundary.objects.get_or_create(
+        customer=customer, at=at, defaults={"open_until": at + timedelta(days=99), "recut_at": at}
+    )
 
 
 @dataclass
@@ -162,7 +169,7 @@ def opened(source_id: int, now: datetime) -> Iterator[Books]:
         external_id="acme", stripe_customer_id=stripe().v1.customers.create({"name": "Acme"}).id
     )
     for at in (PERIOD, NEXT):
-        PeriodBoundary.objects.create(customer=customer, at=at)
+        learn(customer, at)
     yield books
     switchboard.disconnect()
 
@@ -349,7 +356,7 @@ def test_a_boundary_learned_late_cuts_the_period(books, now):
     books.flush()
     books.deliver()
 
-    PeriodBoundary.objects.create(customer=Customer.objects.get(external_id="acme"), at=cut)
+    learn(Customer.objects.get(external_id="acme"), cut)
     books.flush()
     books.deliver(seconds=60)
 
@@ -361,7 +368,7 @@ def test_usage_beyond_a_boundary_learned_late_is_in_both_flushes_counted(books, 
     cut = now - timedelta(minutes=10)
     books.store(used("a", now - timedelta(minutes=5), 9, "u"))
     books.flush()
-    PeriodBoundary.objects.create(customer=Customer.objects.get(external_id="acme"), at=cut)
+    learn(Customer.objects.get(external_id="acme"), cut)
 
     books.store(used("b", now, 2, "v"))
     books.flush()
@@ -424,7 +431,7 @@ def test_late_events_of_a_period_that_ends_find_a_second(books, now):
 
 def test_a_period_without_a_second_left_is_held_with_a_case(books, now):
     cut = PERIOD + timedelta(seconds=2)
-    PeriodBoundary.objects.create(customer=Customer.objects.get(external_id="acme"), at=cut)
+    learn(Customer.objects.get(external_id="acme"), cut)
     for number in range(3):
         books.store(used(f"e{number}", PERIOD, number + 1, "u"))
         books.flush()
@@ -633,7 +640,7 @@ def step(books: Books, ledger: Ledger, kind: str, value: Any) -> None:
     elif kind == "boundary":
         at = PERIOD + timedelta(hours=value, minutes=30)
         customer = Customer.objects.get(external_id="acme")
-        PeriodBoundary.objects.get_or_create(customer=customer, at=at)
+        learn(customer, at)
         ledger.boundaries.add(at)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import structlog
 from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
-from django.db import DatabaseError, InterfaceError, transaction
+from django.db import DatabaseError, InterfaceError
 from django.http import HttpRequest, HttpResponse, JsonResponse, UnreadablePostError
 from django.utils import timezone
 from django.views.decorators.csrf import csrf_exempt
 
+from billing import steps
 from billing.authentication import MissingScope, NotAuthenticated, authenticate
 from billing.enums import Scope
 from billing.problems import problem
@@ -46,7 +47,7 @@ def _store(request: HttpRequest) -> HttpResponse:
     caller = authenticate(request.headers.get("Authorization", ""), scope=Scope.INGEST)
     texts = cut(_body(request), request.headers.get("Content-Type", ""))
     reports = [read_event(text) for text in texts]
-    with transaction.atomic(durable=True):
+    with steps.commit("usage.ingestion.store", durable=True):
         outcomes = accept(source_id=caller.source_id, reports=reports, now=timezone.now())
     wants_each = "return=representation" in request.headers.get("Prefer", "")
     return _answer(outcomes, wants_each=wants_each)

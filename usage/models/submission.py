@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from django.contrib.postgres.indexes import BrinIndex
 from django.db import models
 from django.utils import timezone
 
@@ -82,7 +83,8 @@ class SubmissionState(models.Model):
         max_length=6,
         choices=Wire,
         blank=True,
-        help_text="what the first attempt used, and every repeat will; empty before it",
+        help_text="what the first attempt used and every repeat will, or the only one it may use;"
+        " empty while any will do",
     )
     attempt_count = models.PositiveIntegerField(default=0)
     lease_until = models.DateTimeField(null=True, help_text="while sending: when the claim ends")
@@ -101,6 +103,7 @@ class SubmissionState(models.Model):
         Replacement,
         on_delete=models.PROTECT,
         null=True,
+        db_index=False,
         related_name="superseded_states",
         help_text="the decision that superseded it; empty in every other state",
     )
@@ -116,14 +119,29 @@ class SubmissionState(models.Model):
         ]
         indexes = [
             models.Index(
-                fields=("next_action_at",),
-                condition=models.Q(state__in=("ready", "retry", "in_doubt", "sending")),
+                fields=("wire", "next_action_at", "submission"),
+                condition=models.Q(state__in=("ready", "retry", "in_doubt")),
                 name="usage_state_due",
             ),
             models.Index(
-                fields=("customer", "meter"),
-                condition=~models.Q(state__in=("settled", "superseded", "written_off")),
-                name="usage_state_open_pair",
+                fields=("replaced_by",),
+                condition=models.Q(replaced_by__isnull=False),
+                name="usage_state_replaced",
+            ),
+            models.Index(
+                fields=("lease_until",),
+                condition=models.Q(state="sending"),
+                name="usage_state_leased",
+            ),
+            models.Index(
+                fields=("doubt_since",),
+                condition=models.Q(doubt_since__isnull=False),
+                name="usage_state_doubted",
+            ),
+            models.Index(
+                fields=("submission",),
+                condition=models.Q(state="accepted"),
+                name="usage_state_accepted",
             ),
             models.Index(
                 fields=("customer", "meter"),
@@ -139,7 +157,15 @@ class SubmissionState(models.Model):
 class Attempt(models.Model):
     """One call made for a submission. Committed before its first byte leaves."""
 
-    submission = models.ForeignKey(Submission, on_delete=models.PROTECT, related_name="attempts")
+    # Its numbers' unique index begins with the submission. No constraint: submissions are never
+    # deleted, and to look would lock, and so write, each submission's row with every attempt.
+    submission = models.ForeignKey(
+        Submission,
+        on_delete=models.PROTECT,
+        db_constraint=False,
+        db_index=False,
+        related_name="attempts",
+    )
     number = models.PositiveIntegerField()
     wire = models.CharField(max_length=6, choices=Wire)
     started_at = models.DateTimeField()
@@ -154,6 +180,9 @@ class Attempt(models.Model):
         ordering = ("submission", "number")
         constraints = [
             models.UniqueConstraint(fields=("submission", "number"), name="usage_attempt_once"),
+        ]
+        indexes = [
+            BrinIndex(fields=("started_at",), name="usage_attempt_begun", autosummarize=True),
         ]
 
     def __str__(self) -> str:

@@ -6,7 +6,7 @@ from argparse import ArgumentParser, ArgumentTypeError
 from datetime import datetime
 from typing import Any
 
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
@@ -39,9 +39,12 @@ class Command(BaseCommand):
         parser.add_argument("--expires-at", type=instant, help="when it stops working")
 
     def handle(self, **options: Any) -> None:
-        key, plain = authentication.issue(
-            options["source"], options["scopes"], options["expires_at"]
-        )
+        try:
+            key, plain = authentication.issue(
+                options["source"], options["scopes"], options["expires_at"]
+            )
+        except authentication.SourceReserved as refusal:
+            raise CommandError(str(refusal)) from None
         self.stdout.write(plain)
         self.stderr.write(
             f"Issued {key.prefix} for source {key.source}. It is shown this once: store it now."

@@ -2,4 +2,7 @@
 
 CASES = {
     "ingest": "tests.bench.cases.ingest",
+    "delivery-stream": "tests.bench.cases.delivery_stream",
+    "delivery-v1": "tests.bench.cases.delivery_v1",
+    "flush": "tests.bench.cases.flush",
 }

@@ -5,7 +5,7 @@ The sums of `invariants` say nothing of them: a running value replaces the one b
 
 from __future__ import annotations
 
-from usage.invariants import Invariant
+from usage.invariants.invariant import Invariant
 
 PERIOD_OF = """
     coalesce((SELECT max(boundary.at) FROM billing_periodboundary boundary

@@ -1,46 +1,8 @@
-"""What must hold of usage's tables at any moment, each as a query that returns what violates it.
-
-The numbers are those of `docs/reliability.md`. The database enforces some of it too; a check that
-asks again costs little and also sees what was done past the guards.
-"""
+"""What must hold of events, runs, submissions, attempts and observations, by the numbers of I."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-
-from django.conf import settings
-from django.db import connection, transaction
-
-from billing import cases, steps
-from billing.enums import CaseKind
-
-STRIPE_REMEMBERS = "24 hours"
-STRIPE_ACCEPTS = "35 days"
-STRIPE_AHEAD = "5 minutes"
-"""Stripe's limits, as PostgreSQL's intervals. Source: its reference of meter events."""
-CASE_HOURS = 24
-SAMPLE = 20
-"""So many violating rows of each are shown."""
-
-
-@dataclass(frozen=True, slots=True)
-class Invariant:
-    """One statement about the tables. `query` returns a row, with one text, per violation."""
-
-    id: str
-    statement: str
-    query: str
-
-
-@dataclass(frozen=True, slots=True)
-class Violation:
-    """An invariant that does not hold, how often, and where first."""
-
-    invariant: Invariant
-    count: int
-    sample: tuple[str, ...]
-
+from usage.invariants.invariant import Invariant
 
 _REPORTED = """
     SELECT batch.run_id, event.subject, version.meter_id,
@@ -81,7 +43,7 @@ _CREDITED = """
     JOIN billing_customer customer ON customer.id = decision.customer_id
 """
 
-INVARIANTS = (
+SUBMISSION_INVARIANTS = (
     Invariant(
         "I1",
         "A batch holds exactly the events it was accepted with.",
@@ -416,54 +378,29 @@ INVARIANTS = (
         )
         """,
     ),
+    Invariant(
+        "I21",
+        "What takes an event back is the same usage with an author and a reason.",
+        """
+        SELECT 'event ' || coalesce(negative.event_id, void.event_id)
+        FROM (SELECT * FROM usage_usageevent WHERE voids IS NOT NULL) AS negative
+        FULL JOIN usage_void void ON void.void_event_id = negative.id
+        LEFT JOIN usage_usageevent original ON original.id = negative.voids
+        WHERE void.id IS NULL OR negative.id IS NULL OR original.id IS NULL
+           OR negative.voids <> void.original_event_id OR original.voids IS NOT NULL
+           OR (negative.type, negative.subject, negative.occurred_at, negative.data)
+              IS DISTINCT FROM
+              (original.type, original.subject, original.occurred_at, original.data)
+        """,
+    ),
+    Invariant(
+        "I22",
+        "No call was begun while sending was stopped.",
+        """
+        SELECT 'submission ' || submission.identifier || ' attempt ' || attempt.number
+        FROM usage_attempt attempt
+        JOIN usage_submission submission ON submission.id = attempt.submission_id
+        JOIN usage_fence fence ON fence.quarantined_at < attempt.started_at
+        """,
+    ),
 )
-
-
-def violations() -> tuple[Violation, ...]:
-    """Return every invariant that does not hold now; none is the only good answer.
-
-    All are asked of one snapshot, so they may run beside everything else. Tables are read whole:
-    minutes on large ones.
-    """
-    found = []
-    with transaction.atomic(), connection.cursor() as cursor:
-        if not connection.savepoint_ids and not connection.needs_rollback:
-            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        cursor.execute("SET LOCAL statement_timeout = 0")
-        for invariant in INVARIANTS:
-            cursor.execute(
-                invariant.query,
-                {
-                    "remembers": STRIPE_REMEMBERS,
-                    "accepts": STRIPE_ACCEPTS,
-                    "ahead": STRIPE_AHEAD,
-                    "live_mode": settings.STRIPE_LIVE_MODE,
-                },
-            )
-            rows = cursor.fetchall()
-            if rows:
-                sample = tuple(text for (text,) in rows[:SAMPLE])
-                found.append(Violation(invariant, len(rows), sample))
-    return tuple(found)
-
-
-def report(*, now: datetime) -> tuple[Violation, ...]:
-    """Open a case for each invariant that does not hold, close those that do again; return them.
-
-    A repetition brings the open cases up to date.
-    """
-    found = {violation.invariant.id: violation for violation in violations()}
-    with steps.commit("usage.invariants.report"):
-        for invariant in INVARIANTS:
-            violation = found.get(invariant.id)
-            if violation is None:
-                cases.close_case(CaseKind.INVARIANT, invariant.id, "it holds again")
-                continue
-            cases.open_case(
-                kind=CaseKind.INVARIANT,
-                reference=invariant.id,
-                reason=f"{invariant.statement} {violation.count:,} do not, such as"
-                f" {violation.sample[0]}",
-                deadline_at=now + timedelta(hours=CASE_HOURS),
-            )
-    return tuple(found.values())

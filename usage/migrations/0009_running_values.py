@@ -7,8 +7,8 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0002_running_meters"),
-        ("usage", "0004_more_guards"),
+        ("billing", "0004_running_meters"),
+        ("usage", "0008_error_reports"),
     ]
 
     operations = [
