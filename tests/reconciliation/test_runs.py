@@ -533,7 +533,7 @@ def doubts(sent, acme, globex, images, tokens, now):
         move(in_retry, state, at=now)
     over_the_stream = made(State.ACCEPTED, meter=images, at=now - 25 * DAY)
     SubmissionState.objects.filter(pk=over_the_stream.pk).update(wire="stream")
-    sent(10, at=now - 9 * DAY)
+    sent(10, at=now - DAY)
     sent(10, at=now, customer=globex, meter=images)
     made(State.RETRY, at=now - 9 * DAY)
     return made(State.UNPROVEN), in_retry, over_the_stream
