@@ -177,18 +177,22 @@ SUBMISSION_INVARIANTS = (
     Invariant(
         "I4a",
         "What is superseded, and nothing else, names its decision, as does what stands in for it:"
-        " one of the same customer, meter and hour.",
+        " one of the same customer, meter and hour; a running value bears a later hour than what"
+        " it stands in for.",
         """
         SELECT 'submission ' || submission.identifier
         FROM usage_submission submission
         JOIN usage_submissionstate standing ON standing.submission_id = submission.id
         LEFT JOIN usage_replacement took ON took.id = standing.replaced_by_id
         LEFT JOIN usage_replacement made ON made.id = submission.replaces_id
+        JOIN billing_meter meter ON meter.id = submission.meter_id
         WHERE (standing.state = 'superseded') <> (took.id IS NOT NULL)
            OR (took.customer_id, took.meter_id, took.window_start)
               <> (submission.customer_id, submission.meter_id, submission.window_start)
-           OR (made.customer_id, made.meter_id, made.window_start)
-              <> (submission.customer_id, submission.meter_id, submission.window_start)
+           OR (made.customer_id, made.meter_id) <> (submission.customer_id, submission.meter_id)
+           OR (made.window_start > submission.window_start
+               OR (made.window_start < submission.window_start
+                   AND meter.aggregation IN ('sum', 'count')))
         """,
     ),
     Invariant(
