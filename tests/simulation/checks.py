@@ -21,7 +21,8 @@ FINAL = ("settled", "superseded", "written_off")
 FLAGGED = ("unproven", "rejected", "expired")
 """States a submission may be left in, each with a case."""
 WAITING = ("ready", "retry", "in_doubt", "sending")
-REST_SPANS = (300, HOUR, 12 * HOUR, 12 * HOUR, 14 * HOUR, *[24 * HOUR] * 12)
+REST_SPANS = (300, 2 * HOUR, 24 * HOUR, 37 * HOUR, 60, 2 * HOUR, *[37 * HOUR] * 10)
+"""Back-offs end, doubts do, absence is proven, what stands in is sent, settled; and once more."""
 
 
 def after_step(world: World, *, step: int) -> None:
@@ -70,14 +71,14 @@ def run_to_rest(world: World) -> None:
     before: Any = None
     for number, span in enumerate(REST_SPANS):
         world.tick(span)
-        if number % 2:
+        if number >= 1:
             world.move(1)
             world.reconcile_recent()
         after_step(world, step=1)
         standing = _standing(world)
         unchanged = unchanged + 1 if standing == before else 0
         before = standing
-        if number >= 5 and (unchanged >= 3 or not standing[1]):
+        if number >= 1 and (unchanged >= 3 or not standing[1]):
             break
     world.move(1)
     world.reconcile_recent()
@@ -90,7 +91,8 @@ def _standing(world: World) -> tuple[Any, bool]:
     rows = sorted(SubmissionState.objects.values_list("pk", "state", "attempt_count"))
     unflushed = IngestBatch.objects.filter(run=None).count()
     held = HeldUsage.objects.filter(released_at=None).count()
-    moving = bool(unflushed) or any(state not in FINAL for _, state, _ in rows)
+    still = (*FINAL, "rejected", "expired")
+    moving = bool(unflushed) or any(state not in still for _, state, _ in rows)
     return (rows, unflushed, held), moving
 
 
