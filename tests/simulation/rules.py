@@ -13,6 +13,7 @@ from typing import Any
 from billing.models import Customer
 from tests.simulation.ledger import HOUR
 from tests.simulation.world import (
+    KNOWN,
     MOMENTS,
     SUBJECTS,
     UNKNOWN,
@@ -27,6 +28,8 @@ from usage.enums import Wire
 DAY = 24 * HOUR
 FAULTS = (
     "answer_lost",
+    "answer_lost",
+    "reset_mid_body",
     "500_after",
     "500_before",
     "503",
@@ -37,11 +40,13 @@ FAULTS = (
     "session_expired",
     "reject_in_stream",
 )
-WORK = ("flush", "deliver", "doubtful", "recent", "webhooks")
+WORK = ("flush", "deliver", "deliver", "deliver", "doubtful", "recent", "webhooks")
 OTHERS = ("flush", "deliver", "doubtful", "wake", "report", "void")
-AGES = (0, 0, 60, HOUR, 2 * HOUR, 26 * HOUR, 6 * DAY, 20 * DAY, 34 * DAY - HOUR)
-SPANS = (1, 30, 61, 600, HOUR, 5 * HOUR, 12 * HOUR, 22 * HOUR, 25 * HOUR, 37 * HOUR, 4 * DAY, 40 * DAY)  # fmt: skip
+AGES = (0, 0, 60, HOUR, HOUR, 2 * HOUR, 3 * HOUR, 26 * HOUR, 6 * DAY, 34 * DAY - HOUR)
+SPANS = (1, 30, 61, 600, 600, HOUR, HOUR, 5 * HOUR, 12 * HOUR, 22 * HOUR, 25 * HOUR, 37 * HOUR, 4 * DAY, 40 * DAY)  # fmt: skip
 """Both sides of every limit: lease, half hour, hour, 23 h, 24 h, 36 h, 34.5 days."""
+PAUSES = (0, 61, 600, HOUR, 3 * HOUR)
+"""Before a pass, so that what was put off is due again."""
 LAGS = (0, 60, HOUR, 20 * HOUR, 35 * HOUR)
 
 
@@ -66,8 +71,8 @@ def rule(weight: int, **draws: range | tuple[Any, ...]) -> Callable[..., Callabl
 
 
 @rule(
-    14,
-    subject=SUBJECTS,
+    18,
+    subject=(*KNOWN, *KNOWN, UNKNOWN),
     count=range(1, 6),
     age=AGES,
     apart=(1, 600, HOUR),
@@ -108,26 +113,39 @@ def conflict(world: World, *, which: int) -> None:
         world.conflict(known[which % len(known)])
 
 
-@rule(2)
+@rule(3)
 def create_customer(world: World) -> None:
     world.create_customer(UNKNOWN)
 
 
-@rule(12)
+@rule(6)
 def flush(world: World) -> None:
     world.survive(world.flush)
 
 
-@rule(16, fault=("", *FAULTS), count=range(1, 7), skip=range(3), stream=(False, True))
-def deliver(world: World, *, fault: str, count: int, skip: int, stream: bool) -> None:
+@rule(
+    26,
+    flushes=(True, True, False),
+    pause=PAUSES,
+    fault=("", *FAULTS),
+    path=("/v*/billing/meter_event*", "/v*/billing/meter_event*", "*"),
+    count=range(1, 7),
+    skip=range(3),
+    stream=(False, False, True),
+)
+def deliver(world: World, *, flushes: bool, pause: int, fault: str, path: str, count: int, skip: int, stream: bool) -> None:  # fmt: skip
+    world.move(pause)
+    if flushes:
+        world.survive(world.flush)
     world.use_stream(on=stream)
-    with world.breaking(fault, count=count, skip=skip):
+    with world.breaking(fault, count=count, skip=skip, path=path):
         world.survive(world.deliver)
     world.move(5)
 
 
-@rule(10, work=WORK, position=range(14), moment=MOMENTS, stream=(False, True))
-def crash(world: World, *, work: str, position: int, moment: str, stream: bool) -> None:
+@rule(14, work=WORK, pause=PAUSES, position=range(14), moment=MOMENTS, stream=(False, True))
+def crash(world: World, *, work: str, pause: int, position: int, moment: str, stream: bool) -> None:
+    world.move(pause)
     world.use_stream(on=stream)
     world.meddler.kill(position, Moment(moment))
     world.survive(interruptible_work(world)[work])
@@ -162,7 +180,7 @@ def wake(world: World) -> None:
     world.wake()
 
 
-@rule(18, seconds=SPANS)
+@rule(10, seconds=SPANS)
 def wait(world: World, *, seconds: int) -> None:
     world.move(seconds)
 
@@ -175,9 +193,14 @@ def webhooks(world: World, *, fault: str) -> None:
     world.survive(world.handle_webhooks)
 
 
-@rule(12, kind=("doubtful", "doubtful", "recent"), fault=("", "", "503", "drop_before"))
-def reconcile(world: World, *, kind: str, fault: str) -> None:
-    world.move(1)
+@rule(
+    10,
+    kind=("doubtful", "doubtful", "recent"),
+    pause=(1, HOUR, 13 * HOUR, 37 * HOUR),
+    fault=("", "", "", "503", "drop_before"),
+)
+def reconcile(world: World, *, kind: str, pause: int, fault: str) -> None:
+    world.move(pause)
     with world.breaking(fault, count=1):
         world.survive(interruptible_work(world)[kind])
     world.move(1)
@@ -193,7 +216,7 @@ def remap(world: World, *, subject: str) -> None:
     world.remap(subject)
 
 
-@rule(2, slug=("tokens", "calls", "seats"), on=(True, True, False))
+@rule(2, slug=("tokens", "calls", "seats"), on=(True, True, True, False))
 def switch_meter(world: World, *, slug: str, on: bool) -> None:
     world.switch_meter(slug, on=on)
 
@@ -224,11 +247,11 @@ def finalize(world: World, *, subject: str) -> None:
         world.finalize(subject)
 
 
-@rule(3)
+@rule(2)
 def take_snapshot(world: World) -> None:
     world.take_snapshot()
 
 
-@rule(3, seconds=(0, 600, 20 * HOUR, 40 * HOUR))
+@rule(1, seconds=(0, 600, 20 * HOUR, 40 * HOUR))
 def restore(world: World, *, seconds: int) -> None:
     world.restore(waits_seconds=seconds)

@@ -25,7 +25,7 @@ class Failed(AssertionError):
 
 def drawn(seed: int, *, count: int) -> Iterator[Step]:
     """Yield steps of the rules by their weights; the same seed yields the same."""
-    draw = random.Random(seed)  # noqa: S311 - a simulation
+    draw = random.Random(seed)
     names = list(RULES)
     weights = [RULES[name].weight for name in names]
     for _ in range(count):

@@ -144,10 +144,10 @@ class World:
         return True
 
     @contextmanager
-    def breaking(self, kind: str, *, count: int, skip: int = 0) -> Iterator[None]:
+    def breaking(self, kind: str, *, count: int, skip: int = 0, path: str = "*") -> Iterator[None]:
         """Break some of Stripe's answers meanwhile."""
         if kind:
-            self.emulator.faults.switch_on(kind, count=count, skip=skip)
+            self.emulator.faults.switch_on(kind, count=count, skip=skip, path=path)
         try:
             yield
         finally:
