@@ -64,7 +64,8 @@ def mirror(state: InvoiceState) -> bool:
 def mark_deleted(stripe_invoice_id: str, *, now: datetime) -> bool:
     """Note that Stripe no longer has an invoice; return whether we knew it."""
     known = Invoice.objects.filter(stripe_invoice_id=stripe_invoice_id)
-    return known.update(status=DELETED, mirrored_at=now) > 0
+    with steps.commit("billing.invoices.mark_deleted"):
+        return known.update(status=DELETED, mirrored_at=now) > 0
 
 
 def _subscription(stripe_subscription_id: str) -> Subscription | None:

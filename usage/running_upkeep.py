@@ -37,6 +37,7 @@ class Tended:
 
     released_count: int = 0
     recounted_count: int = 0
+    resent_count: int = 0
 
 
 DUE = """
@@ -122,7 +123,10 @@ def tend(*, clock: Clock, seconds: float) -> Tended:
         released += rows
     while time.monotonic() < ends and recount(now=clock()):
         recounted += 1
-    return Tended(released, recounted)
+    resent = 0
+    while time.monotonic() < ends and (rows := resend(now=clock())):
+        resent += rows
+    return Tended(released, recounted, resent)
 
 
 def cut(*, now: datetime) -> int:

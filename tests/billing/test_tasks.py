@@ -33,7 +33,7 @@ def test_customers_and_subscriptions_left_behind_are_finished(catalogue, emulato
 def test_every_job_of_ours_is_a_task_and_goes_to_the_queue_the_schedule_names():
     ours = {job.task: job.queue for job in JOBS if job.task.startswith("billing.")}
 
-    assert len(ours) == 3
+    assert len(ours) == 4
     for name, queue in ours.items():
         assert name in app.tasks
         assert app.amqp.router.route({}, name)["queue"].name == queue

@@ -1,0 +1,365 @@
+"""Short stories that between them take every named step of the money's path.
+
+Each yields what a process or a person does; what stands between two of those happens in the world.
+Whatever an interruption does to one operation, the story goes on with the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from django.conf import settings
+
+from billing.gateway.client import connection as stripe
+from billing.models import Customer, Invoice, Meter, MeterVersion, PeriodBoundary
+from tests.crashes.shop import NOW, RUNNING, Operation, Shop, used
+from usage.ingestion import CONFLICT, Stored
+
+HOUR = timedelta(hours=1)
+MINUTE = timedelta(minutes=1)
+SEND = "/v1/billing/meter_events"
+SUMMARIES = "/v1/billing/meters/*/event_summaries"
+SESSION = "/v2/billing/meter_event_session"
+Told = Iterator[Operation]
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    tell: Callable[[Shop], Told]
+    meters: tuple[str, ...] = ("input_tokens",)
+
+
+def ordinary(shop: Shop) -> Told:
+    """Usage comes in twice and once in conflict, of a customer unknown at first, and is billed."""
+    yield shop.ingest(("a1", NOW - MINUTE, 10), ("a2", NOW - 2 * MINUTE, 7))
+    yield shop.accept(
+        used("a1", NOW, input_tokens=11),
+        used("a3", NOW - HOUR, input_tokens=5),
+        used("a3", NOW - HOUR, input_tokens=5),
+        expected=(CONFLICT, Stored.ACCEPTED, Stored.DUPLICATE),
+    )
+    yield shop.ingest(("g1", NOW - MINUTE, 3), subject="globex")
+    yield shop.upkeep()
+    yield shop.deliver()
+    shop.advance(minutes=5)
+    shop.make_customer("globex")
+    yield shop.ingest(("a4", shop.now, 2))
+    yield shop.release()
+    yield shop.flush()
+    yield shop.deliver()
+    shop.advance(hours=14)
+    yield shop.nightly()
+    yield shop.statement()
+    yield shop.alarms()
+    yield shop.invariants()
+
+
+def doubt(shop: Shop) -> Told:
+    """Workers die with a claim, answers are lost, a busy Stripe refuses; a doubt gets too old."""
+    yield shop.ingest(("x1", NOW - MINUTE, 10))
+    yield shop.flush()
+    yield shop.deliver()
+    yield shop.ingest(("x2", NOW - HOUR, 7))
+    yield shop.flush()
+    yield shop.die_with_a_claim()
+    shop.advance(minutes=2)
+    shop.emulator.faults.switch_on("answer_lost", path=SEND, count=1)
+    yield shop.deliver()
+    yield shop.ingest(("x3", NOW, 5))
+    yield shop.flush()
+    yield shop.die_with_a_claim()
+    shop.advance(minutes=2)
+    shop.emulator.faults.switch_on("429", path=SEND, count=1)
+    yield shop.deliver()
+    shop.emulator.faults.clear()
+    yield shop.ingest(("x4", NOW - 3 * HOUR, 4))
+    yield shop.flush()
+    shop.emulator.faults.switch_on("drop_before", path=SEND)
+    yield shop.deliver()
+    shop.emulator.faults.clear()
+    shop.advance(hours=25)
+    yield shop.deliver()
+    yield shop.alarms()
+    shop.advance(hours=36.5)
+    yield shop.doubtful()
+    yield shop.deliver()
+
+
+def outage(shop: Shop) -> Told:
+    """Stripe is silent for so long that it is only asked whether it is well."""
+    yield shop.ingest(*((f"o{number}", NOW - number * HOUR, number) for number in range(1, 6)))
+    yield shop.flush()
+    shop.emulator.faults.switch_on("drop_before", path=SEND)
+    yield shop.deliver()
+    shop.emulator.faults.clear()
+    shop.advance(minutes=10)
+    yield shop.deliver()
+
+
+def too_old(shop: Shop) -> Told:
+    """Usage that nobody sent until Stripe takes it no more."""
+    yield shop.ingest(("t1", NOW - timedelta(days=33, hours=23), 6))
+    yield shop.flush()
+    shop.advance(hours=14)
+    yield shop.alarms()
+    yield shop.deliver()
+
+
+def refusals(shop: Shop) -> Told:
+    """The meter is deactivated and comes back; our key is refused."""
+    meter = str(Meter.objects.get().stripe_meter_id)
+    yield shop.ingest(("r1", NOW - MINUTE, 10))
+    yield shop.flush()
+    yield shop.check_meters()
+    stripe().v1.billing.meters.deactivate(meter)
+    yield shop.deliver()
+    stripe().v1.billing.meters.reactivate(meter)
+    shop.advance(hours=2)
+    shop.emulator.faults.switch_on("401", path="/v1/billing/meters", count=1)
+    yield shop.check_meters()
+    yield shop.check_meters()
+    yield shop.deliver()
+    shop.advance(hours=2)
+    shop.emulator.faults.switch_on("401", path=SUMMARIES, count=1)
+    yield shop.nightly_refused()
+
+
+def slow_totals(shop: Shop) -> Told:
+    """Stripe's total lags for longer than we wait before we tell somebody."""
+    shop.emulator.faults.switch_on("settle_late", delay_seconds=3 * 3_600, count=1)
+    yield shop.ingest(("s1", NOW - MINUTE, 10))
+    yield shop.flush()
+    yield shop.deliver()
+    shop.emulator.faults.clear()
+    shop.advance(hours=2)
+    yield shop.nightly()
+
+
+def streamed(shop: Shop) -> Told:
+    """A backlog goes over the stream, which is refused at first; two events are, and reported."""
+    settings.USAGE_STREAM_FROM = 2
+    yield shop.ingest(("b1", NOW - HOUR, 1), ("b2", NOW - 2 * HOUR, 2))
+    yield shop.flush()
+    shop.emulator.faults.switch_on("403", path=SESSION, count=1)
+    yield shop.deliver()
+    shop.emulator.faults.clear()
+    yield shop.ingest(("b3", NOW - HOUR, 3), ("b4", NOW - 3 * HOUR, 4))
+    yield shop.flush()
+    yield shop.deliver()
+    shop.advance(minutes=10)
+    yield shop.ingest(("b5", NOW - 5 * HOUR, 5), ("b6", NOW - 6 * HOUR, 6))
+    yield shop.flush()
+    shop.emulator.faults.switch_on("reject_in_stream", count=1)
+    yield shop.deliver()
+    shop.emulator.faults.clear()
+    shop.advance(seconds=11)
+    yield shop.hooks()
+    shop.emulator.faults.switch_on("500_before", path="/v2/core/events/*", count=1)
+    yield shop.handle()
+    shop.emulator.faults.clear()
+    shop.advance(minutes=10)
+    yield shop.handle()
+    yield shop.handle_again()
+    yield shop.handle()
+    shop.advance(hours=1)
+    yield shop.doubtful()
+
+
+def unsampled(shop: Shop) -> Told:
+    """An error report counts a refusal it does not name, and nobody finds it for three days."""
+    settings.USAGE_STREAM_FROM = 2
+    shop.emulator.settings.change(report_samples=0)
+    yield shop.ingest(("n1", NOW - HOUR, 1), ("n2", NOW - 2 * HOUR, 2))
+    yield shop.flush()
+    shop.emulator.faults.switch_on("reject_in_stream", count=1)
+    yield shop.deliver()
+    shop.emulator.faults.clear()
+    shop.advance(minutes=1)
+    yield shop.hooks()
+    yield shop.handle()
+    shop.advance(hours=73)
+    yield shop.close_reports()
+    yield shop.doubtful()
+    yield shop.deliver()
+    shop.advance(minutes=5)
+    yield shop.nightly()
+    yield shop.close_reports()
+
+
+def corrections(shop: Shop) -> Told:
+    """An event is voided, whole submissions are cancelled, too late or with an answer lost."""
+    yield shop.ingest(
+        ("v1", NOW - MINUTE, 10), ("v2", NOW - 2 * MINUTE, 7), ("c1", NOW - HOUR, 5)
+    )
+    yield shop.ingest(("c2", NOW - 2 * HOUR, 4), ("c3", NOW - 3 * HOUR, 3))
+    yield shop.flush()
+    yield shop.deliver()
+    shop.advance(minutes=5)
+    yield shop.void("v1")
+    yield shop.flush()
+    yield shop.cancel(hour=11)
+    yield shop.deliver()
+    yield shop.cancel(hour=10)
+    shop.emulator.faults.switch_on("answer_lost", path="/v1/billing/meter_event_adjustments")
+    yield shop.deliver()
+    shop.emulator.faults.clear()
+    yield shop.cancel(hour=9)
+    shop.now = NOW + timedelta(hours=23, minutes=1)
+    yield shop.deliver()
+
+
+def running(shop: Shop) -> Told:
+    """The largest of a period: usage released, a period cut late, a doubt that gets too old."""
+    acme = Customer.objects.get()
+    PeriodBoundary.objects.create(
+        customer=acme, at=datetime(2026, 11, 1, tzinfo=UTC), recut_at=NOW
+    )
+    yield shop.ingest(("m1", NOW - 3 * HOUR, 5), name=RUNNING)
+    yield shop.ingest(("m2", NOW - HOUR, 7), name=RUNNING, subject="globex")
+    yield shop.upkeep()
+    yield shop.deliver()
+    shop.advance(minutes=5)
+    shop.make_customer("globex")
+    yield shop.upkeep()
+    yield shop.deliver()
+    yield shop.ingest(("m3", NOW - MINUTE, 8), name=RUNNING)
+    yield shop.upkeep()
+    yield shop.deliver()
+    PeriodBoundary.objects.create(customer=acme, at=NOW - HOUR - MINUTE)
+    shop.advance(minutes=5)
+    yield shop.upkeep()
+    yield shop.deliver()
+    shop.advance(minutes=5)
+    yield shop.ingest(("m4", shop.now, 9), name=RUNNING)
+    yield shop.upkeep()
+    shop.emulator.faults.switch_on("drop_before", path=SEND)
+    yield shop.deliver()
+    shop.emulator.faults.clear()
+    shop.advance(hours=24)
+    yield shop.upkeep()
+    yield shop.deliver()
+
+
+def period_end(shop: Shop) -> Told:
+    """A billing period ends, its draft is told and asked for, and becomes final too soon."""
+    end = NOW + 2 * HOUR
+    begin = end - timedelta(days=31)
+    acme = _subscribed(shop, begin)
+    for at in (begin, end):
+        PeriodBoundary.objects.create(customer=acme, at=at, recut_at=NOW)
+    shop.now = end - 10 * MINUTE
+    yield shop.ingest(("p1", end - 50 * MINUTE, 10), ("p2", end - 12 * MINUTE, 7))
+    yield shop.upkeep()
+    yield shop.deliver()
+    shop.now = end + 31 * MINUTE
+    yield shop.ingest(("p3", end - 2 * HOUR, 5), ("p4", end + MINUTE, 2))
+    yield shop.flush()
+    yield shop.hooks()
+    yield shop.handle()
+    shop.advance(minutes=15)
+    yield shop.ask()
+    shop.emulator.faults.switch_on("answer_lost", path=SEND, count=1)
+    yield shop.deliver()
+    shop.emulator.faults.clear()
+    yield shop.ingest(("p5", end - 3 * HOUR, 3))
+    yield shop.flush()
+    shop.now = end + 62 * MINUTE
+    yield shop.hooks()
+    yield shop.handle()
+    yield shop.hold_late()
+    yield shop.ingest(("p6", end - 4 * HOUR, 1))
+    yield shop.upkeep()
+    Invoice.objects.create(
+        stripe_invoice_id="in_gone",
+        customer=acme,
+        status="draft",
+        currency="usd",
+        total=0,
+        period_start=begin,
+        period_end=begin,
+        created_at=begin,
+        mirrored_at=begin,
+    )
+    yield shop.miss_invoice("in_gone")
+
+
+def _subscribed(shop: Shop, begin: datetime) -> Customer:
+    """Subscribe the customer at `begin`, with invoices at the end of each month."""
+    shop.now = begin
+    shop.emulator.settings.change(cycle_invoices=True)
+    acme, meter = Customer.objects.get(), Meter.objects.get()
+    product = stripe().v1.products.create({"name": "tokens"})
+    price = stripe().v1.prices.create(
+        {
+            "currency": "usd",
+            "product": product.id,
+            "unit_amount": 1,
+            "recurring": {
+                "interval": "month",
+                "usage_type": "metered",
+                "meter": str(meter.stripe_meter_id),
+            },
+        }
+    )
+    stripe().v1.subscriptions.create(
+        {"customer": str(acme.stripe_customer_id), "items": [{"price": price.id}]}
+    )
+    shop.emulator.pop_deliveries()
+    return acme
+
+
+def learned_late(shop: Shop) -> Told:
+    """A boundary is learned after the usage around it was folded, another before."""
+    acme = Customer.objects.get()
+    yield shop.ingest(("l1", NOW - 25 * MINUTE, 10), ("l2", NOW - MINUTE, 7))
+    yield shop.flush()
+    PeriodBoundary.objects.create(customer=acme, at=NOW - 15 * MINUTE)
+    PeriodBoundary.objects.create(customer=acme, at=NOW + timedelta(days=30))
+    yield shop.recut()
+    yield shop.deliver()
+    # A definition that was changed, and not followed by a new one: nothing can be cut by it.
+    yield shop.ingest(("l3", NOW - 3 * MINUTE, 5), ("l4", NOW - 2 * MINUTE, 3))
+    yield shop.flush()
+    PeriodBoundary.objects.create(customer=acme, at=NOW - timedelta(seconds=150))
+    MeterVersion.objects.update(value_property="output_tokens")
+    yield shop.recut()
+    MeterVersion.objects.update(value_property="input_tokens")
+    shop.advance(minutes=1)
+    yield shop.recut()
+    yield shop.deliver()
+
+
+def restored(shop: Shop) -> Told:
+    """Sending is stopped, and goes on from a database that may have forgotten an hour."""
+    yield shop.ingest(("f1", NOW - MINUTE, 10))
+    yield shop.flush()
+    yield shop.deliver()
+    yield shop.ingest(("f2", NOW - HOUR, 7))
+    yield shop.flush()
+    yield shop.quarantine()
+    yield shop.deliver()
+    shop.advance(minutes=30)
+    yield shop.lift(lost_since=NOW - MINUTE)
+    yield shop.deliver()
+    shop.advance(hours=37)
+    yield shop.doubtful()
+    yield shop.deliver()
+
+
+STORIES = {
+    "ordinary": Story(ordinary, ("input_tokens", "llm_calls")),
+    "doubt": Story(doubt),
+    "outage": Story(outage),
+    "too_old": Story(too_old),
+    "refusals": Story(refusals),
+    "slow_totals": Story(slow_totals),
+    "streamed": Story(streamed),
+    "unsampled": Story(unsampled),
+    "corrections": Story(corrections),
+    "running": Story(running, (RUNNING,)),
+    "period_end": Story(period_end),
+    "learned_late": Story(learned_late),
+    "restored": Story(restored),
+}
