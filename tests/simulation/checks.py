@@ -17,6 +17,8 @@ from usage.models import HeldUsage, IngestBatch, SubmissionState, UsageEvent
 
 EVERY = 6
 """So many steps apart all invariants are asked, and the books; the judge is asked at each."""
+BY_REAL_CLOCK = {"I18b"}
+"""It allows fifteen minutes by the database's clock, which nobody moves. `at_rest` asks instead."""
 FINAL = ("settled", "superseded", "written_off")
 FLAGGED = ("unproven", "rejected", "expired")
 """States a submission may be left in, each with a case."""
@@ -48,8 +50,8 @@ def after_step(world: World, *, step: int) -> None:
 
 def whole(world: World) -> None:
     """Ask all invariants and the books."""
-    found = invariants.violations()
-    assert found == (), "\n".join(_told(each) for each in found)
+    found = [each for each in invariants.violations() if each.invariant.id not in BY_REAL_CLOCK]
+    assert not found, "\n".join(_told(each) for each in found)
     for meter in queries.books().meters:
         assert meter.is_conserved, f"the books of {meter} do not add up"
     stored = UsageEvent.objects.filter(source_id=world.source_id).values_list("event_id", flat=True)
