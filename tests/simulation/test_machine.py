@@ -24,7 +24,7 @@ from tests.simulation.world import World, opened
 
 pytestmark = [pytest.mark.simulation, pytest.mark.django_db]
 
-EXAMPLES = 30
+EXAMPLES = 20
 STEPS = 40
 
 

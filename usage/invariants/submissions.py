@@ -177,7 +177,7 @@ SUBMISSION_INVARIANTS = (
     Invariant(
         "I4a",
         "What is superseded, and nothing else, names its decision, as does what stands in for it:"
-        " one of the same customer, meter and hour; only a running value may stand in a later hour.",
+        " one of the same customer, meter and hour, but for a running value of a later hour.",
         """
         SELECT 'submission ' || submission.identifier
         FROM usage_submission submission
