@@ -546,7 +546,9 @@ def opened(*slugs: str) -> Iterator[Shop]:
         _, shop.key = authentication.issue("gateway", [Scope.INGEST])
         shop.source_id = Source.objects.get(name="gateway").pk
         for path, is_thin in HOOKS.items():
-            secrets = settings.STRIPE_THIN_WEBHOOK_SECRETS if is_thin else settings.STRIPE_WEBHOOK_SECRETS
+            secrets = (
+                settings.STRIPE_THIN_WEBHOOK_SECRETS if is_thin else settings.STRIPE_WEBHOOK_SECRETS
+            )
             emulator.forward(f"http://us.invalid{path}", secrets[0], thin=is_thin)
         for slug in slugs:
             shop.make_meter(slug)

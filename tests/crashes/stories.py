@@ -190,9 +190,7 @@ def unsampled(shop: Shop) -> Told:
 
 def corrections(shop: Shop) -> Told:
     """An event is voided, whole submissions are cancelled, too late or with an answer lost."""
-    yield shop.ingest(
-        ("v1", NOW - MINUTE, 10), ("v2", NOW - 2 * MINUTE, 7), ("c1", NOW - HOUR, 5)
-    )
+    yield shop.ingest(("v1", NOW - MINUTE, 10), ("v2", NOW - 2 * MINUTE, 7), ("c1", NOW - HOUR, 5))
     yield shop.ingest(("c2", NOW - 2 * HOUR, 4), ("c3", NOW - 3 * HOUR, 3))
     yield shop.flush()
     yield shop.deliver()
@@ -213,9 +211,7 @@ def corrections(shop: Shop) -> Told:
 def running(shop: Shop) -> Told:
     """The largest of a period: usage released, a period cut late, a doubt that gets too old."""
     acme = Customer.objects.get()
-    PeriodBoundary.objects.create(
-        customer=acme, at=datetime(2026, 11, 1, tzinfo=UTC), recut_at=NOW
-    )
+    PeriodBoundary.objects.create(customer=acme, at=datetime(2026, 11, 1, tzinfo=UTC), recut_at=NOW)
     yield shop.ingest(("m1", NOW - 3 * HOUR, 5), name=RUNNING)
     yield shop.ingest(("m2", NOW - HOUR, 7), name=RUNNING, subject="globex")
     yield shop.upkeep()

@@ -709,3 +709,18 @@ def test_the_books_leave_running_values_out(books, now):
     assert found.books.event_count == 2
     assert found.is_balanced
     assert violations() == ()
+
+
+def test_a_value_of_a_later_hour_may_stand_for_one_of_an_earlier(books, now):
+    """I4a: the decision is of the hour it took, and the newer value of its own."""
+    books.store(used("a", now - timedelta(hours=2), 5))
+    books.flush()
+    books.store(used("b", now, 7))
+
+    books.flush()
+
+    replaced = Submission.objects.filter(
+        replaces__isnull=False, meter=books.meters[Aggregation.MAX]
+    )
+    assert [row.window_start > row.replaces.window_start for row in replaced] == [True]
+    assert violations() == ()
