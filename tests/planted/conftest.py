@@ -22,37 +22,37 @@ TABLE = "test_planted_bugs.py"
 CONTROL = "no_bug"
 
 
-@pytest.hookimpl
-def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> Any:
-    if module_path.name == TABLE:
-        return Planted.from_parent(parent, path=module_path)
-    return None
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Add an item for each bug and test where the table's own tests are collected.
+
+    Only now, because fixtures belong to the nodes of the directories: those that the session has
+    made must be used, and making others first would take the fixtures from them.
+    """
+    tables = {item.parent for item in items if item.path.name == TABLE}
+    for table in tables:
+        tests = _directed_tests(items, sorted({node_id for bug in BUGS for node_id in bug.tests}))
+        items += [Caught.of(tests[node_id], table, bug) for bug in BUGS for node_id in bug.tests]
+        items += [Caught.of(test, table, None) for test in tests.values()]
 
 
-class Planted(pytest.Module):
-    """The module of the table's own tests, and after them an item for each bug and test."""
-
-    def collect(self) -> Iterable[pytest.Item | pytest.Collector]:
-        yield from super().collect()
-        tests = _directed_tests(self, sorted({node_id for bug in BUGS for node_id in bug.tests}))
-        for bug in BUGS:
-            for node_id in bug.tests:
-                yield Caught.of(tests[node_id], self, bug)
-        for test in tests.values():
-            yield Caught.of(test, self, None)
-
-
-def _directed_tests(table: Planted, node_ids: Iterable[str]) -> dict[str, pytest.Function]:
+def _directed_tests(
+    items: Iterable[pytest.Item], node_ids: Iterable[str]
+) -> dict[str, pytest.Function]:
     """Return the items pytest makes for `node_ids`, each under its own module and directories."""
-    root = table.config.rootpath
-    [above] = [each for each in table.iter_parents() if each.path == root / "tests"]
-    nodes: dict[Path | str, Any] = {above.path: above}
+    nodes: dict[Path | str, Any] = {
+        node.path: node
+        for item in items
+        for node in item.iter_parents()
+        if isinstance(node, pytest.Directory)
+    }
+    root = next(iter(items)).config.rootpath
     for node_id in node_ids:
         path = node_id.partition("::")[0]
         way = [root / path, *(root / path).parents]
         for lower, upper in reversed(list(pairwise(way))):
             if lower not in nodes and upper in nodes:
-                nodes |= {each.path: each for each in _collected(nodes[upper])}
+                nodes = {each.path: each for each in _collected(nodes[upper])} | nodes
         if node_id not in nodes:
             nodes |= {f"{path}::{each.name}": each for each in _collected(nodes[root / path])}
     return {node_id: nodes[node_id] for node_id in node_ids}
@@ -73,7 +73,7 @@ class Caught(pytest.Function):
     _monkeypatch: pytest.MonkeyPatch
 
     @classmethod
-    def of(cls, test: pytest.Function, table: Planted, bug: Bug | None) -> Caught:
+    def of(cls, test: pytest.Function, table: pytest.Module, bug: Bug | None) -> Caught:
         label, test_name = bug.name if bug else CONTROL, f"{test.path.stem}::{test.name}"
         item: Caught = cls.from_parent(
             test.parent,
