@@ -89,6 +89,11 @@ lock: $(STAMP) ## Resolve requirements*.in again into the lock files, with hashe
 	    --python-version 3.11 --universal --generate-hashes $(ARGS) $$name.in -o $$name.txt || exit; \
 	done
 
+.PHONY: simulate
+simulate: $(STAMP) ## Drive everything by random steps (SEEDS=n STEPS=60 FIRST=0; SEED=k replays one; ARGS=)
+	@exec $(STACK) with-services -- env DJANGO_SETTINGS_MODULE=tests.settings python -m tests.simulation \
+	  $(if $(SEED),--seed=$(SEED),--seeds=$(or $(SEEDS),50) --first=$(or $(FIRST),0)) --steps=$(or $(STEPS),60) $(ARGS)
+
 .PHONY: bench
 bench: $(STAMP) ## Measure, against references in the same run (ARGS=)
 	@exec $(STACK) with-services --broker --durable -- python -m tests.bench $(ARGS)

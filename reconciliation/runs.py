@@ -184,6 +184,7 @@ def _pairs(run: ReconciliationRun) -> Iterator[sources.Pair]:
             until=run.window_end,
             with_unsettled=run.with_unsettled,
             with_doubtful=run.only_doubtful,
+            now=run.started_at,
             after=after,
             limit=PAIRS_PER_READ,
         )

@@ -58,7 +58,8 @@ WITH hours AS (
         -- One at a time, because each has an index that holds little else.
         SELECT submission_id FROM usage_submissionstate
         WHERE state = 'accepted'
-          AND (%(with_unsettled)s OR (%(with_doubtful)s AND wire = 'stream'))
+          AND (%(with_unsettled)s
+               OR (%(with_doubtful)s AND (wire = 'stream' OR next_action_at <= %(now)s)))
         UNION ALL
         SELECT submission_id FROM usage_submissionstate
         WHERE state = 'unproven' AND (%(with_unsettled)s OR %(with_doubtful)s)
@@ -106,6 +107,7 @@ def pairs(  # noqa: PLR0913 - a range and what is added to it
     until: datetime,
     with_unsettled: bool,
     with_doubtful: bool = False,
+    now: datetime,
     after: tuple[int, int] = (0, 0),
     limit: int,
 ) -> Sequence[Pair]:
@@ -114,7 +116,8 @@ def pairs(  # noqa: PLR0913 - a range and what is added to it
     [`since`, `until`) are whole UTC hours. A pair with usage in there is compared over all of it,
     so that usage somebody else sent in its other hours is seen, too. `with_unsettled` adds hours
     of any age that are not settled or still have an open discrepancy; `with_doubtful` those of
-    which Stripe may have something that we do not know it has.
+    which Stripe may have something that we do not know it has, and those of accepted usage that is
+    due to be looked at by `now`: an error report may mean it, or it should have settled long ago.
     """
     with connection.cursor() as cursor:
         cursor.execute(
@@ -124,6 +127,7 @@ def pairs(  # noqa: PLR0913 - a range and what is added to it
                 "until": until,
                 "with_unsettled": with_unsettled,
                 "with_doubtful": with_doubtful,
+                "now": now,
                 "after_customer": after[0],
                 "after_meter": after[1],
                 "limit": limit,

@@ -40,7 +40,15 @@ _PUBLISHED = (
     "FLOWER_BASIC_AUTH",
     "PORT",
     "FLOWER_PORT",
+    "STRIPE_METER_EVENTS_PER_SECOND",
+    "STRIPE_STREAM_PER_SECOND",
+    "STRIPE_READS_PER_SECOND",
+    "STRIPE_TEST_MODE_CALLS_PER_SECOND",
 )
+
+EMULATOR_LIMIT = "1000"
+"""Calls a second of each kind. The emulator refuses nobody for being fast, and Stripe's limits in
+test mode would make a first look a long one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +143,9 @@ def _environment(
         environment["STRIPE_EMULATOR_URL"] = f"http://{ports.LOOPBACK}:{config.emulator_port}"
         # It signs both kinds of event with one secret.
         environment["STRIPE_THIN_WEBHOOK_SECRET"] = environment["STRIPE_WEBHOOK_SECRET"]
+        for name in _PUBLISHED:
+            if name.endswith("_PER_SECOND"):
+                environment.setdefault(name, EMULATOR_LIMIT)
     return environment
 
 

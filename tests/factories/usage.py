@@ -128,6 +128,7 @@ def move(submission: Submission, state: State, *, at: datetime) -> None:
         standing.doubt_since = standing.doubt_since or at
     elif state == State.ACCEPTED:
         standing.doubt_since = None
+        standing.next_action_at = at + timedelta(hours=36)
     elif state in {State.SETTLED, State.UNPROVEN, State.REJECTED}:
         standing.next_action_at = None
     standing.save()

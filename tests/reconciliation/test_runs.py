@@ -373,7 +373,12 @@ def test_a_run_is_moved_on_by_one_worker_only(sent, images, tokens, now):
     sent(1, at=now, meter=images)
     run_id = runs.reconcile_recent(now=now, seconds=0).run_id
     mine, yours = (ReconciliationRun.objects.get(pk=run_id) for _ in range(2))
-    bounds = {"since": mine.window_start, "until": mine.window_end, "with_unsettled": True}
+    bounds = {
+        "since": mine.window_start,
+        "until": mine.window_end,
+        "with_unsettled": True,
+        "now": now,
+    }
     first, second = sources.pairs(**bounds, limit=9)
     seen = Counter(cell_count=1)
 
@@ -528,7 +533,7 @@ def doubts(sent, acme, globex, images, tokens, now):
         move(in_retry, state, at=now)
     over_the_stream = made(State.ACCEPTED, meter=images, at=now - 25 * DAY)
     SubmissionState.objects.filter(pk=over_the_stream.pk).update(wire="stream")
-    sent(10, at=now - 9 * DAY)
+    sent(10, at=now - DAY)
     sent(10, at=now, customer=globex, meter=images)
     made(State.RETRY, at=now - 9 * DAY)
     return made(State.UNPROVEN), in_retry, over_the_stream
@@ -545,6 +550,20 @@ def test_only_what_is_in_doubt_is_compared(doubts, now):
     assert (run.only_doubtful, run.with_unsettled) == (True, False)
     assert run.window_start == run.window_end
     assert runs.reconcile_doubtful(now=now + 3 * HOUR).pair_count == 1
+
+
+def test_a_doubtful_run_reads_accepted_usage_that_is_due_to_be_looked_at(acme, tokens, now):
+    """F54: an error report hurries what it may mean, also what went over v1."""
+    sent = make_submission(customer=acme, meter=tokens, at=now, value=5, state=State.ACCEPTED)
+    arrive(sent)
+    later = now + 2 * HOUR
+    SubmissionState.objects.update(next_action_at=later + HOUR)
+    assert runs.reconcile_doubtful(now=later).pair_count == 0
+
+    SubmissionState.objects.update(next_action_at=later)
+
+    assert runs.reconcile_doubtful(now=later).pair_count == 1
+    assert states(sent) == ["settled"]
 
 
 def test_a_doubtful_run_goes_on_where_its_time_was_up_and_is_not_the_nights(doubts, now):

@@ -452,8 +452,9 @@ def test_a_period_without_a_second_left_is_held_with_a_case(books, now):
 
 
 def test_a_value_too_far_ahead_waits_for_the_clock(books, now):
-    for number in range(300):
-        books.store(used(f"e{number}", now, number + 1, "u"))
+    ahead = now + timedelta(seconds=settings.USAGE_AHEAD_SECONDS)
+    for number in range(125):
+        books.store(used(f"e{number}", ahead, number + 1, "u"))
         books.flush()
     [*_, (_, timestamp, _)] = books.sent(Aggregation.MAX)
     assert timestamp == now + timedelta(minutes=4)
@@ -463,7 +464,7 @@ def test_a_value_too_far_ahead_waits_for_the_clock(books, now):
     books.flush()
     books.deliver()
 
-    assert books.values() == {"max": 300, "unique": 1, "latest": 300}
+    assert books.values() == {"max": 125, "unique": 1, "latest": 125}
     assert not HeldUsage.objects.filter(released_at=None).exists()
 
 
@@ -707,4 +708,19 @@ def test_the_books_leave_running_values_out(books, now):
     assert found.books.meters == ()
     assert found.books.event_count == 2
     assert found.is_balanced
+    assert violations() == ()
+
+
+def test_a_value_of_a_later_hour_may_stand_for_one_of_an_earlier(books, now):
+    """I4a: the decision is of the hour it took, and the newer value of its own."""
+    books.store(used("a", now - timedelta(hours=2), 5))
+    books.flush()
+    books.store(used("b", now, 7))
+
+    books.flush()
+
+    replaced = Submission.objects.filter(
+        replaces__isnull=False, meter=books.meters[Aggregation.MAX]
+    )
+    assert [row.window_start > row.replaces.window_start for row in replaced] == [True]
     assert violations() == ()

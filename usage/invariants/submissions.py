@@ -177,8 +177,7 @@ SUBMISSION_INVARIANTS = (
     Invariant(
         "I4a",
         "What is superseded, and nothing else, names its decision, as does what stands in for it:"
-        " one of the same customer, meter and hour; a running value bears a later hour than what"
-        " it stands in for.",
+        " one of the same customer, meter and hour, but for a running value of a later hour.",
         """
         SELECT 'submission ' || submission.identifier
         FROM usage_submission submission
@@ -189,10 +188,10 @@ SUBMISSION_INVARIANTS = (
         WHERE (standing.state = 'superseded') <> (took.id IS NOT NULL)
            OR (took.customer_id, took.meter_id, took.window_start)
               <> (submission.customer_id, submission.meter_id, submission.window_start)
-           OR (made.customer_id, made.meter_id) <> (submission.customer_id, submission.meter_id)
-           OR (made.window_start > submission.window_start
-               OR (made.window_start < submission.window_start
-                   AND meter.aggregation IN ('sum', 'count')))
+           OR (made.customer_id, made.meter_id)
+              <> (submission.customer_id, submission.meter_id)
+           OR made.window_start > submission.window_start
+           OR (made.window_start < submission.window_start AND made.kind <> 'running')
         """,
     ),
     Invariant(

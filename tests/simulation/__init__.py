@@ -1,0 +1,1 @@
+"""One virtual company and one virtual Stripe, driven by random steps and judged after each."""
