@@ -265,6 +265,14 @@ class Shop:
     def nightly(self) -> Operation:
         return Operation(lambda: runs.reconcile_recent(now=self.now, seconds=60))
 
+    def unsettled(self) -> Operation:
+        """Compare what is not settled, as a night does, without yesterday's settled hours."""
+        return Operation(
+            lambda: runs.reconcile(
+                since=self.now, until=self.now, now=self.now, with_unsettled=True
+            )
+        )
+
     def nightly_refused(self) -> Operation:
         """Run a night in which Stripe refuses our key."""
 
@@ -378,7 +386,7 @@ class Shop:
                 *([self.check_meters()] if Meter.objects.exclude(blocked="").exists() else []),
                 self.upkeep(),
                 self.deliver(),
-                self.nightly(),
+                self.unsettled(),
                 self.close_reports(),
             ):
                 self.perform(operation)
