@@ -90,9 +90,10 @@ def doubt(shop: Shop) -> Told:
 
 
 def old_doubt(shop: Shop) -> Told:
-    """A call's end is unknown for longer than Stripe remembers its identifier."""
-    yield shop.ingest(("x4", NOW - 3 * HOUR, 4))
+    """Two calls' ends are unknown for longer than Stripe remembers; one of them was counted."""
+    yield shop.ingest(("x4", NOW - 3 * HOUR, 4), ("x5", NOW - 4 * HOUR, 5))
     yield shop.flush()
+    shop.emulator.faults.switch_on("answer_lost", path=SEND, count=1)
     shop.emulator.faults.switch_on("drop_before", path=SEND)
     yield shop.deliver()
     shop.emulator.faults.clear()
