@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections import Counter
@@ -31,6 +32,8 @@ def main() -> int:
         else list(range(options.first, options.first + options.seeds))
     )
     processes = min(options.processes, len(seeds))
+    # Asked to end, drop the databases first, as for Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     django.setup()
     names = _make_databases(processes)
     began = time.monotonic()
