@@ -46,15 +46,21 @@ def take(endpoint: Endpoint, *, want: int, now: datetime) -> int:
     if want < 1:
         return 0
     buckets = _buckets(endpoint)
-    with steps.commit("billing.rate_limits.take"), connection.cursor() as cursor:
-        params = _params(buckets, now) | {"want": want}
-        cursor.execute(TAKE, params)
-        rows = cursor.fetchall()
-        if len(rows) < len(buckets):
+    params = _params(buckets, now) | {"want": want}
+    rows = _taken(params)
+    if len(rows) < len(buckets):
+        # In a transaction of its own: who waits for a bucket somebody else is just making must not
+        # hold one that the other wants.
+        with steps.commit("billing.rate_limits.fill"), connection.cursor() as cursor:
             cursor.execute(FILL, params)
-            cursor.execute(TAKE, params)
-            rows = cursor.fetchall()
-        return int(rows[0][0])
+        rows = _taken(params)
+    return int(rows[0][0])
+
+
+def _taken(params: dict[str, Any]) -> list[tuple[int]]:
+    with steps.commit("billing.rate_limits.take"), connection.cursor() as cursor:
+        cursor.execute(TAKE, params)
+        return cursor.fetchall()
 
 
 def give_back(endpoint: Endpoint, *, tokens: int, now: datetime) -> None:

@@ -536,6 +536,7 @@ def doubts(sent, acme, globex, images, tokens, now):
     sent(10, at=now - DAY)
     sent(10, at=now, customer=globex, meter=images)
     made(State.RETRY, at=now - 9 * DAY)
+    SubmissionState.objects.filter(state="accepted").update(next_action_at=now + 99 * DAY)
     return made(State.UNPROVEN), in_retry, over_the_stream
 
 
