@@ -50,8 +50,8 @@ distclean: clean ## Throw away the state, .venv, caches and collected files
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: test
-test: $(STAMP) ## Run all tests on a throwaway database and broker (ARGS='-k flush'; honours DATABASE_URL)
-	@exec $(STACK) with-services --broker -- pytest $(ARGS)
+test: $(STAMP) ## Run all tests on a throwaway database and broker (ARGS='-k flush' WORKERS=2; honours DATABASE_URL)
+	@exec $(STACK) with-services --broker -- pytest -n $(or $(WORKERS),2) --dist loadgroup $(ARGS)
 
 .PHONY: test-unit
 test-unit: $(STAMP) ## Run the tests of pure functions
