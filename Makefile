@@ -51,7 +51,7 @@ distclean: clean ## Throw away the state, .venv, caches and collected files
 
 .PHONY: test
 test: $(STAMP) ## Run all tests on a throwaway database and broker (ARGS='-k flush' WORKERS=2; honours DATABASE_URL)
-	@exec $(STACK) with-services --broker -- pytest -n $(or $(WORKERS),2) --dist loadgroup $(ARGS)
+	@exec $(STACK) with-services --broker -- pytest -n $(or $(WORKERS),2) --dist loadfile $(ARGS)
 
 .PHONY: test-unit
 test-unit: $(STAMP) ## Run the tests of pure functions

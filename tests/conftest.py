@@ -12,13 +12,6 @@ if TYPE_CHECKING:
     from stripe_emulator import Emulator
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have one process run all that start servers, so that they do not starve one another."""
-    for item in items:
-        if item.get_closest_marker("stack"):
-            item.add_marker(pytest.mark.xdist_group("stack"))
-
-
 @pytest.fixture
 def now() -> datetime:
     """A fixed instant of an ordinary day, inside an hour."""

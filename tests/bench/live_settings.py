@@ -9,3 +9,5 @@ from billing_project.settings import *  # noqa: F403
 
 STRIPE_SECRET_KEY = "sk_live_emulator"
 STRIPE_LIVE_MODE = True
+# At any scale of the backlog: what is measured is the stream, and not when it is chosen.
+USAGE_STREAM_FROM = 100
