@@ -1,19 +1,19 @@
 """Rejections: what Stripe says it refused after it had taken it.
 
 A report counts everything and names samples. What it names is decided here at once; the unsampled
-rest is found by reading Stripe's totals, which is reconciliation's: here stands whom to read.
+rest is found by reading Stripe's totals, which is reconciliation's: what it may mean is due to be
+looked at from then on.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from django.db import IntegrityError, connection
+from django.db import IntegrityError
 from django.db.models import Count, Exists, Min, OuterRef, QuerySet, Sum
 
 from billing import cases, meter_checks, steps
@@ -68,16 +68,6 @@ class StillSending(Exception):
     """A submission that a report names is being sent just now; the report is handled later."""
 
 
-@dataclass(frozen=True, slots=True)
-class Suspect:
-    """A customer and meter of whose hours in [`start`, `end`) something may have been refused."""
-
-    customer_id: int
-    meter_id: int
-    start: datetime
-    end: datetime
-
-
 def error_report(received: Received) -> bool:
     """Fetch a report that a webhook told of, and record it; return whether it concerns us.
 
@@ -124,30 +114,6 @@ def record(report: values.ErrorReport, *, now: datetime) -> bool:
         unsampled=row.unsampled_count,
     )
     return True
-
-
-def suspects() -> tuple[Suspect, ...]:
-    """Return whom to read at Stripe so that open reports can close, the oldest report's first."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            SELECT standing.customer_id, standing.meter_id, min(submission.window_start),
-                   max(submission.window_start) + interval '1 hour'
-            FROM usage_errorreport report
-            JOIN usage_attempt attempt
-              ON attempt.started_at >= report.attempts_from
-             AND attempt.started_at < report.attempts_until
-            JOIN usage_submissionstate standing
-              ON standing.submission_id = attempt.submission_id
-             AND (report.meter_id IS NULL OR standing.meter_id = report.meter_id)
-            JOIN usage_submission submission ON submission.id = standing.submission_id
-            WHERE report.closed_at IS NULL AND standing.state = ANY(%s)
-            GROUP BY 1, 2
-            ORDER BY min(report.id), 1, 2
-            """,
-            [[state.value for state in OPEN]],
-        )
-        return tuple(Suspect(*row) for row in cursor.fetchall())
 
 
 def close_resolved(*, now: datetime) -> int:
