@@ -60,7 +60,8 @@ def take(endpoint: Endpoint, *, want: int, now: datetime) -> int:
 def _taken(params: dict[str, Any]) -> list[tuple[int]]:
     with steps.commit("billing.rate_limits.take"), connection.cursor() as cursor:
         cursor.execute(TAKE, params)
-        return cursor.fetchall()
+        rows: list[tuple[int]] = cursor.fetchall()
+        return rows
 
 
 def give_back(endpoint: Endpoint, *, tokens: int, now: datetime) -> None:
