@@ -40,12 +40,19 @@ class ReconciliationRunAdmin(ReadOnlyAdmin):
         "settled",
         "errors",
     )
-    list_filter = ("with_unsettled", "only_doubtful")
+    list_filter = ("with_unsettled", "only_doubtful", "every_pair")
     ordering = ("-id",)
     fieldsets = (
         (
             None,
-            {"fields": (("run", "outcome"), "hours", ("started_at", "finished_at"), "scope")},
+            {
+                "fields": (
+                    ("run", "outcome"),
+                    "hours",
+                    ("started_at", "finished_at"),
+                    ("scope", "whose"),
+                )
+            },
         ),
         (
             "Compared",
@@ -101,6 +108,10 @@ class ReconciliationRunAdmin(ReadOnlyAdmin):
         if run.only_doubtful:
             return "only those in doubt"
         return "those not settled yet, too" if run.with_unsettled else "left alone"
+
+    @display(description="customers and meters")
+    def whose(self, run: ReconciliationRun) -> str:
+        return "all of them" if run.every_pair else "those with usage"
 
     @display(description="pairs", ordering="pair_count")
     def pairs(self, run: ReconciliationRun) -> str:

@@ -27,6 +27,10 @@ class ReconciliationRun(models.Model):
         default=False,
         help_text="whether only cells are compared of which Stripe may have what we do not know of",
     )
+    every_pair = models.BooleanField(
+        default=False,
+        help_text="whether pairs are compared, too, that are not known to have usage there",
+    )
     started_at = models.DateTimeField(default=timezone.now)
     finished_at = models.DateTimeField(
         null=True, blank=True, help_text="empty while it goes on, or when it was interrupted"

@@ -18,6 +18,7 @@ from django.db.models import F, QuerySet
 
 from billing import steps
 from billing.gateway.errors import GatewayError, Misconfigured
+from billing.queries import LATEST_USAGE
 from reconciliation import discrepancies, sources
 from reconciliation.comparison import (
     UnusableSummaries,
@@ -27,6 +28,7 @@ from reconciliation.comparison import (
     hour_of,
 )
 from reconciliation.models import ReconciliationRun
+from usage import fence
 from usage.settlement import settle
 
 log = structlog.get_logger(__name__)
@@ -36,6 +38,8 @@ RECENT_DAYS = 1
 RESUMED_WITHIN = timedelta(hours=12)
 """An interrupted nightly run younger than this is gone on with; after that a new one is due."""
 PAIRS_PER_READ = 500
+EVERY_PAIR_FOR = timedelta(days=7)
+"""How many nights a comparison of every pair is tried anew for the sake of pairs that failed."""
 FAILURES_IN_A_ROW = 5
 """After so many, Stripe is taken to be down, and asking for the other pairs would not help."""
 
@@ -60,26 +64,36 @@ class RunResult:
 
 
 def reconcile(
-    *, since: datetime, until: datetime, now: datetime, with_unsettled: bool = False
+    *,
+    since: datetime,
+    until: datetime,
+    now: datetime,
+    with_unsettled: bool = False,
+    every_pair: bool = False,
 ) -> RunResult:
     """Compare every cell with usage in the UTC hours of [`since`, `until`), and act on it.
 
     Both ends are widened to whole hours. `with_unsettled` adds cells of any age that are not
-    settled yet or have an open discrepancy. `now` is an instant before anything is read, by the
+    settled yet or have an open discrepancy; `every_pair` compares the range for all customers and
+    meters, also where we know of no usage. `now` is an instant before anything is read, by the
     database's clock: what was sent later waits for the next run. An interruption leaves an
     unfinished row; a repetition, or another run at the same time, ends in the same state.
 
     Raises:
         Misconfigured: Stripe refuses our key; the run stays unfinished.
     """
-    run = _opened(since=since, until=until, now=now, with_unsettled=with_unsettled)
+    run = _opened(
+        since=since, until=until, now=now, with_unsettled=with_unsettled, every_pair=every_pair
+    )
     return advance(run_id=run.pk, now=now)
 
 
 def reconcile_recent(*, now: datetime, seconds: float) -> RunResult:
     """Go on with tonight's run, or open it, for about `seconds`.
 
-    It covers yesterday and today, and everything of any age that is not settled.
+    It covers yesterday and today, and everything of any age that is not settled. Once after a
+    restore, when all that was forgotten must show at Stripe, it covers every pair and all hours
+    that may have been sent meanwhile: what is at Stripe can be in an hour we know nothing of.
 
     Raises:
         Misconfigured: Stripe refuses our key; the run stays unfinished.
@@ -87,13 +101,31 @@ def reconcile_recent(*, now: datetime, seconds: float) -> RunResult:
     run = _interrupted(now).filter(with_unsettled=True).first()
     if run is None:
         today = now.replace(hour=0, minute=0, second=0, microsecond=0)
+        recent = today - timedelta(days=RECENT_DAYS)
+        forgotten = _forgotten_since(now)
         run = _opened(
-            since=today - timedelta(days=RECENT_DAYS),
+            since=min(recent, forgotten or recent),
             until=until_default(now),
             now=now,
             with_unsettled=True,
+            every_pair=forgotten is not None,
         )
     return advance(run_id=run.pk, now=now, seconds=seconds)
+
+
+def _forgotten_since(now: datetime) -> datetime | None:
+    """Return the oldest usage a restore may have forgotten sending, while that is to be read."""
+    loss = fence.loss()
+    if loss is None or not loss.countable_from <= now < loss.countable_from + EVERY_PAIR_FOR:
+        return None
+    is_read = ReconciliationRun.objects.filter(
+        every_pair=True,
+        window_start__lte=loss.since - LATEST_USAGE,
+        started_at__gte=loss.countable_from,
+        finished_at__isnull=False,
+        error_count=0,
+    ).exists()
+    return None if is_read else loss.since - LATEST_USAGE
 
 
 def reconcile_doubtful(*, now: datetime, seconds: float | None = None) -> RunResult:
@@ -156,22 +188,13 @@ def advance(*, run_id: int, now: datetime, seconds: float | None = None) -> RunR
     return _result(run.pk)
 
 
-def _opened(
-    *,
-    since: datetime,
-    until: datetime,
-    now: datetime,
-    with_unsettled: bool = False,
-    only_doubtful: bool = False,
-) -> ReconciliationRun:
+def _opened(*, since: datetime, until: datetime, now: datetime, **scope: bool) -> ReconciliationRun:
+    """Open a run. `scope` are the run's columns that say what it compares beside the hours."""
+    # Without hours of its own, a run over what is in doubt compares nothing else.
+    end = hour_of(since) if scope.get("only_doubtful") else hour_after(until)
     with steps.commit("reconciliation.run.open"):
         return ReconciliationRun.objects.create(
-            window_start=hour_of(since),
-            # Without hours of its own, a run over what is in doubt compares nothing else.
-            window_end=hour_of(since) if only_doubtful else hour_after(until),
-            started_at=now,
-            with_unsettled=with_unsettled,
-            only_doubtful=only_doubtful,
+            window_start=hour_of(since), window_end=end, started_at=now, **scope
         )
 
 
@@ -184,6 +207,7 @@ def _pairs(run: ReconciliationRun) -> Iterator[sources.Pair]:
             until=run.window_end,
             with_unsettled=run.with_unsettled,
             with_doubtful=run.only_doubtful,
+            every_pair=run.every_pair,
             now=run.started_at,
             after=after,
             limit=PAIRS_PER_READ,

@@ -13,6 +13,7 @@ from decimal import Decimal
 from django.db import connection
 
 from billing import steps
+from billing.enums import Aggregation
 from billing.gateway import meter_events
 from reconciliation.comparison import by_hour, merged
 from usage.cells import HOUR, Cell
@@ -80,6 +81,11 @@ WITH hours AS (
     FROM reconciliation_discrepancy
     WHERE resolved_at IS NULL
       AND (%(with_unsettled)s OR (window_start >= %(since)s AND window_start < %(until)s))
+    UNION
+    SELECT customer.id, meter.id, %(since)s
+    FROM billing_customer customer CROSS JOIN billing_meter meter
+    WHERE %(every_pair)s AND customer.stripe_customer_id IS NOT NULL
+      AND meter.stripe_meter_id IS NOT NULL AND meter.aggregation = ANY(%(additive)s)
 ), paired AS (
     SELECT customer_id, meter_id, array_agg(window_start) AS instants, min(window_start) AS oldest
     FROM hours
@@ -107,6 +113,7 @@ def pairs(  # noqa: PLR0913 - a range and what is added to it
     until: datetime,
     with_unsettled: bool,
     with_doubtful: bool = False,
+    every_pair: bool = False,
     now: datetime,
     after: tuple[int, int] = (0, 0),
     limit: int,
@@ -118,6 +125,7 @@ def pairs(  # noqa: PLR0913 - a range and what is added to it
     of any age that are not settled or still have an open discrepancy; `with_doubtful` those of
     which Stripe may have something that we do not know it has, and those of accepted usage that is
     due to be looked at by `now`: an error report may mean it, or it should have settled long ago.
+    `every_pair` adds all customers and additive meters known at Stripe, over the whole range.
     """
     with connection.cursor() as cursor:
         cursor.execute(
@@ -127,6 +135,8 @@ def pairs(  # noqa: PLR0913 - a range and what is added to it
                 "until": until,
                 "with_unsettled": with_unsettled,
                 "with_doubtful": with_doubtful,
+                "every_pair": every_pair,
+                "additive": [each.value for each in Aggregation if not each.is_running],
                 "now": now,
                 "after_customer": after[0],
                 "after_meter": after[1],

@@ -55,6 +55,14 @@ class Lift:
     unproven_count: int
 
 
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Calls begun after `since` are forgotten; Stripe's totals have them by `countable_from`."""
+
+    since: datetime
+    countable_from: datetime
+
+
 def identity() -> Identity:
     """Return who we are now; the cluster and timeline as the server itself tells them."""
     with connection.cursor() as cursor:
@@ -114,6 +122,17 @@ def close(*, reason: str, now: datetime) -> None:
             reason=f"{reason} Nothing is sent until `manage.py lift_quarantine`.",
             deadline_at=now + timedelta(hours=CASE_HOURS),
         )
+
+
+def loss() -> Loss | None:
+    """Return the loss that was admitted when the quarantine was lifted last; None if nothing was.
+
+    None, too, while sending is stopped: the next lift says anew what is missing.
+    """
+    stored = Fence.objects.filter(quarantined_at=None, lost_since__isnull=False).first()
+    if stored is None or stored.lost_since is None:
+        return None
+    return Loss(stored.lost_since, stored.recorded_at + timedelta(hours=RECOUNT_HOURS))
 
 
 def lift(*, reason: str, by: str, lost_since: datetime | None, now: datetime) -> Lift:

@@ -822,6 +822,19 @@ COMPARING = (
         (RUNS + "hundreds_of_hours_are_read_to_the_last_page",),
     ),
     Bug(
+        "only_known_usage_is_compared_after_a_restore",
+        "After a restore only hours are compared in which something is known to have been sent.",
+        "Wrong bills: what was forgotten may stand alone in its hour, and nobody is ever told.",
+        (
+            Words(
+                "reconciliation.runs:reconcile_recent",
+                "every_pair=forgotten is not None",
+                "every_pair=False",
+            ),
+        ),
+        (RUNS + "after_a_restore_hours_we_know_nothing_of_are_read_once_all_must_show",),
+    ),
+    Bug(
         "old_read_settles",
         "A total read before an hour's last attempt decides about that attempt.",
         "Double billing: it cannot hold what was sent after it was read.",

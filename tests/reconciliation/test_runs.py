@@ -19,6 +19,7 @@ from billing.gateway.errors import Misconfigured
 from billing.models import Case
 from reconciliation import runs, sources, tasks
 from reconciliation.models import Discrepancy, ReconciliationRun
+from stripe_emulator import FaultRule
 from tests.factories.usage import (
     arrive,
     arrive_from_elsewhere,
@@ -26,6 +27,7 @@ from tests.factories.usage import (
     move,
     states,
 )
+from usage import fence
 from usage.cells import HOUR
 from usage.lifecycle import State
 from usage.models import Observation, SubmissionState
@@ -611,6 +613,94 @@ def test_the_command_compares_what_is_in_doubt(doubts, acme, tokens, now):
     assert ": what is in doubt, 3 customer and meter pairs, 3 reads" in text
     assert "Stripe has more than we ever sent" in text
     assert text.rstrip().endswith("1 discrepancy is open; each has a case.")
+
+
+# --- what a restore forgot -----------------------------------------------------------------------
+
+
+def lift_at(instant, *, lost_since):
+    fence.lift(reason="restored", by="ada", lost_since=lost_since, now=instant)
+
+
+def nightly(instant):
+    result = runs.reconcile_recent(now=instant, seconds=600)
+    return ReconciliationRun.objects.get(pk=result.run_id)
+
+
+def test_after_a_restore_hours_we_know_nothing_of_are_read_once_all_must_show(
+    acme, globex, tokens, images, now
+):
+    """F18: usage, and what takes usage back, may be at Stripe in an hour that is empty here."""
+    arrive_from_elsewhere(customer=acme, meter=tokens, at=now - 30 * DAY, value=-8)
+    lift_at(now, lost_since=now - HOUR)
+
+    early = nightly(now + 35 * HOUR)
+    assert (early.every_pair, early.pair_count, open_discrepancies()) == (False, 0, [])
+
+    run = nightly(now + 36 * HOUR)
+    assert (run.every_pair, run.pair_count, run.error_count) == (True, 4, 0)
+    assert run.window_start == (now - HOUR - 35 * DAY).replace(minute=0, second=0)
+    assert [(who, stripe) for who, *_, stripe in found_by_customer()] == [("acme", -8)]
+    assert Case.objects.filter(kind=CaseKind.DISCREPANCY, closed_at=None).count() == 1
+    assert not nightly(now + 60 * HOUR).every_pair
+
+
+def found_by_customer():
+    return Discrepancy.objects.filter(resolved_at=None).values_list(
+        "customer__external_id", "meter__slug", "stripe"
+    )
+
+
+def test_every_pair_is_read_again_the_next_night_while_one_could_not_be(
+    acme, tokens, now, emulator
+):
+    lift_at(now, lost_since=now - HOUR)
+    emulator.faults.add(FaultRule(path="/v1/billing/meters/*", kind="503", count=9))
+    assert nightly(now + 37 * HOUR).error_count == 1
+    emulator.faults.clear()
+
+    assert nightly(now + 61 * HOUR).every_pair
+    assert not nightly(now + 85 * HOUR).every_pair
+
+
+def test_a_pair_that_always_fails_does_not_make_every_night_a_large_one(acme, tokens, now):
+    lift_at(now, lost_since=now - HOUR)
+
+    assert nightly(now + 36 * HOUR + 7 * DAY - HOUR).every_pair
+    ReconciliationRun.objects.update(error_count=1)
+    assert not nightly(now + 36 * HOUR + 7 * DAY).every_pair
+
+
+def test_a_lift_that_admits_no_loss_changes_no_night(acme, tokens, now):
+    lift_at(now, lost_since=None)
+
+    assert not nightly(now + 40 * HOUR).every_pair
+
+
+def test_a_second_restore_has_every_pair_read_once_more(acme, tokens, now):
+    lift_at(now, lost_since=now - HOUR)
+    assert nightly(now + 36 * HOUR).every_pair
+    lift_at(now + 37 * HOUR, lost_since=now + 36 * HOUR)
+
+    assert not nightly(now + 60 * HOUR).every_pair
+    assert nightly(now + 73 * HOUR).every_pair
+
+
+def test_the_command_reads_every_pair_when_asked(acme, globex, tokens, now):
+    arrive_from_elsewhere(customer=acme, meter=tokens, at=now, value=7)
+    assert "0 customer and meter pairs" in printed("--day", "2026-11-20")[0]
+
+    text, status = printed("--day", "2026-11-20", "--every-pair")
+
+    assert status == 1
+    assert "2 customer and meter pairs" in text
+    assert "Stripe has usage in an hour for which we sent none" in text
+
+
+@pytest.mark.django_db
+def test_the_command_does_not_take_every_pair_with_what_is_in_doubt():
+    with pytest.raises(CommandError, match="--every-pair goes with"):
+        call_command("reconcile", "--doubtful", "--every-pair")
 
 
 @pytest.mark.postgres

@@ -15,7 +15,7 @@ from reconciliation.discrepancies import number
 from reconciliation.models import Discrepancy, ReconciliationRun
 from usage.clock import database_clock
 
-OPTIONS = ("day", "since", "until", "doubtful")
+OPTIONS = ("day", "since", "until", "doubtful", "every_pair")
 
 
 class Command(BaseCommand):
@@ -33,6 +33,12 @@ class Command(BaseCommand):
         span.add_argument("--since", metavar="ISO", help="from this instant, included")
         parser.add_argument(
             "--until", metavar="ISO", help="with --since: to this one, not included"
+        )
+        parser.add_argument(
+            "--every-pair",
+            action="store_true",
+            help="also customers and meters without usage there: what somebody else sent, or what"
+            " a restore forgot",
         )
 
     def handle(self, *_: Any, **options: Any) -> None:
@@ -59,17 +65,19 @@ class Command(BaseCommand):
 
 
 def _reconciled(
-    *, day: str | None, since: str | None, until: str | None, doubtful: bool
+    *, day: str | None, since: str | None, until: str | None, doubtful: bool, every_pair: bool
 ) -> runs.RunResult:
     now = database_clock()
     if doubtful:
         if until is not None:
             raise CommandError("--until goes with --since.")
+        if every_pair:
+            raise CommandError("--every-pair goes with --day or --since.")
         return runs.reconcile_doubtful(now=now)
     start, end = _range(day=day, since=since, until=until, now=now)
     if start > now:
         raise CommandError(f"The range begins in the future: {start:%Y-%m-%d %H:%M} UTC.")
-    return runs.reconcile(since=start, until=end, now=now)
+    return runs.reconcile(since=start, until=end, now=now, every_pair=every_pair)
 
 
 def _range(
