@@ -81,7 +81,7 @@ class UsageEventAdmin(VoidsEvents, Ledger):
 
     actions = ("void",)
 
-    list_display = ("event_id", "subject", "type", "source", "values", "occurred_at", "received_at")
+    list_display = ("event_id", "subject", "type", "source", "occurred_at", "received_at", "values")
     list_filter = ("source",)
     list_select_related = ("source",)
     search_fields = ("event_id",)
@@ -103,9 +103,12 @@ class UsageEventAdmin(VoidsEvents, Ledger):
 
     @display(description="data")
     def values(self, event: UsageEvent) -> str:
-        """Show the first values of `data` on one line."""
+        """Show the first values of `data`, with a minus sign where the event takes them back."""
         shown = ", ".join(f"{key} {value}" for key, value in list(event.data.items())[:4])
-        return shown[:90]
+        sign = "" if event.voids is None else "\N{MINUS SIGN} "
+        return format_html(
+            '<span style="display: inline-block; min-width: 16rem">{}{}</span>', sign, shown[:90]
+        )
 
     @display(description="submissions")
     def became(self, event: UsageEvent) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from django import forms
@@ -33,17 +33,36 @@ class ReasonForm(forms.Form):
     )
 
 
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _event_in_words(event: UsageEvent) -> str:
+    when = f"{event.occurred_at:%Y-%m-%d %H:%M:%S}"
+    return f"{event.event_id} · {event.subject} · {event.type} · {when} UTC"
+
+
+def _submission_in_words(submission: Submission) -> str:
+    return (
+        f"{submission.identifier} · {submission.customer.external_id} · {submission.meter.slug}"
+        f" · {submission.value:,f} of {_counted(submission.event_count, 'event')}"
+    )
+
+
 def ask_why(  # noqa: PLR0913 - the words of one page
     admin: Any,
     request: HttpRequest,
-    rows: Sequence[Any],
+    rows: Mapping[Any, str],
     *,
     action_name: str,
     title: str,
     button: str,
     explanation: str,
 ) -> str | HttpResponse:
-    """Return the reason once it was given; before that, the page that asks for it."""
+    """Return the reason once it was given; before that, the page that asks for it.
+
+    The page shows each row as the text given for it.
+    """
     form = ReasonForm(request.POST if "confirmed" in request.POST else None)
     if form.is_valid():
         return str(form.cleaned_data["reason"])
@@ -55,8 +74,8 @@ def ask_why(  # noqa: PLR0913 - the words of one page
             "title": title,
             "opts": admin.opts,
             "form": form,
-            "rows": rows,
-            "shown": rows[:SHOWN],
+            "rows": list(rows),
+            "shown": list(rows.values())[:SHOWN],
             "more": max(len(rows) - SHOWN, 0),
             "action": action_name,
             "button": button,
@@ -81,7 +100,7 @@ class VoidsEvents:
         reason = ask_why(
             self,
             request,
-            events,
+            {event: _event_in_words(event) for event in events},
             action_name="void",
             title="Void usage events",
             button="Void them",
@@ -106,7 +125,7 @@ class VoidsEvents:
         for event in events:
             if voiding.EventKey(event.source_id, event.event_id) in voided:
                 self.log_change(request, event, f"Voided: {reason}")
-        told = f"Voided {len(answer.voided):,}."
+        told = f"Voided {_counted(len(answer.voided), 'event')}."
         if answer.already:
             told += f" {len(answer.already):,} had been voided before."
         self.message_user(request, told, messages.SUCCESS)
@@ -122,7 +141,7 @@ class CancelsSubmissions:
     @action(description="Void all their events, and cancel at Stripe", permissions=["cancel"])
     def cancel(self: Any, request: HttpRequest, queryset: QuerySet[Submission]) -> Any:
         """Take whole submissions back, one by one; what cannot be is told with its reason."""
-        submissions = list(queryset[: SHOWN + 1])
+        submissions = list(queryset.select_related("customer", "meter")[: SHOWN + 1])
         if len(submissions) > SHOWN:
             self.message_user(
                 request, f"Nothing was cancelled: select {SHOWN} at most.", messages.ERROR
@@ -131,7 +150,7 @@ class CancelsSubmissions:
         reason = ask_why(
             self,
             request,
-            submissions,
+            {submission: _submission_in_words(submission) for submission in submissions},
             action_name="cancel",
             title="Cancel submissions at Stripe",
             button="Void their events and cancel them",
@@ -157,7 +176,8 @@ class CancelsSubmissions:
         if cancelled:
             self.message_user(
                 request,
-                f"Voided the events of {cancelled}; Stripe is asked at the next delivery.",
+                f"Voided the events of {_counted(cancelled, 'submission')}; Stripe is asked at the"
+                " next delivery.",
                 messages.SUCCESS,
             )
         return None

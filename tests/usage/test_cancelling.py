@@ -506,7 +506,7 @@ def test_staff_cancel_a_submission_after_saying_why(world, sent_just_now, admin_
     done = admin_client.post(address, form | {"confirmed": "yes", "reason": "wrong"}, follow=True)
     again = admin_client.post(address, form | {"confirmed": "yes", "reason": "wrong"}, follow=True)
 
-    assert b"Voided the events of 1; Stripe is asked" in done.content
+    assert b"Voided the events of 1 submission; Stripe is asked" in done.content
     assert b"it has been cancelled" in again.content
     assert LogEntry.objects.get().change_message == "Events voided, cancelled at Stripe: wrong"
     assert cancel_due(world, seconds=60) == {"accepted": 2}

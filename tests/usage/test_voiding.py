@@ -549,13 +549,14 @@ def test_staff_void_selected_events_after_saying_why(store, admin_client, admin_
 
     asked = select(admin_client, a, b)
     assert b"Void usage events" in asked.content
+    assert f"a · {a.subject} · {a.type} · {a.occurred_at:%Y-%m-%d}" in asked.content.decode()
     assert not Void.objects.exists()
     unanswered = select(admin_client, a, b, confirmed="yes", reason=" ")
     assert b"This field is required" in unanswered.content
     assert not Void.objects.exists()
     done = select(admin_client, a, b, confirmed="yes", reason="a <wrong> import")
 
-    assert b"Voided 2." in done.content
+    assert b"Voided 2 events." in done.content
     author = admin_user.get_username()
     assert set(Void.objects.values_list("event_id", "author", "reason")) == {
         ("a", author, "a <wrong> import"),
@@ -566,7 +567,7 @@ def test_staff_void_selected_events_after_saying_why(store, admin_client, admin_
         ("b", "Voided: a <wrong> import"),
     }
     again = select(admin_client, a, confirmed="yes", reason="again")
-    assert b"Voided 0. 1 had been voided before." in again.content
+    assert b"Voided 0 events. 1 had been voided before." in again.content
     page = admin_client.get(f"/admin/usage/usageevent/{a.pk}/change/").content
     assert f"by {author}".encode() in page
     listed = admin_client.get("/admin/usage/void/")
