@@ -495,7 +495,8 @@ class CaseAdmin(Admin):
 
     @display(description="reason")
     def reason_(self, case: Case) -> str:
-        return case.reason if len(case.reason) <= 90 else f"{case.reason[:89]}…"  # noqa: PLR2004
+        """Show as much as two lines of a phone take."""
+        return case.reason if len(case.reason) <= 72 else f"{case.reason[:71]}…"  # noqa: PLR2004
 
     @display(
         description="due",

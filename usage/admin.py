@@ -81,7 +81,7 @@ class UsageEventAdmin(VoidsEvents, Ledger):
 
     actions = ("void",)
 
-    list_display = ("event_id", "subject", "type", "source", "occurred_at", "received_at", "values")
+    list_display = ("event_id", "subject", "type", "values", "occurred_at", "source")
     list_filter = ("source",)
     list_select_related = ("source",)
     search_fields = ("event_id",)

@@ -119,7 +119,7 @@ def close(*, reason: str, now: datetime) -> None:
         cases.open_case(
             kind=CaseKind.QUARANTINE,
             reference=REFERENCE,
-            reason=f"{reason} Nothing is sent until `manage.py lift_quarantine`.",
+            reason=f"{reason.rstrip(' .')}. Nothing is sent until `manage.py lift_quarantine`.",
             deadline_at=now + timedelta(hours=CASE_HOURS),
         )
 
