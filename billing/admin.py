@@ -331,6 +331,9 @@ class WebhookEventAdmin(ReadOnlyAdmin):
         return bool(request.user.has_perm("billing.change_webhookevent"))
 
 
+LIMITS = ("customers", "events_per_minute", "units_per_minute")
+
+
 class ApiKeyForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptable at run time
     """What an issued key is for."""
 
@@ -346,7 +349,11 @@ class ApiKeyForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptabl
 
     class Meta:
         model = ApiKey
-        fields = ("expires_at",)
+        fields = ("expires_at", *LIMITS)
+
+    def clean_customers(self) -> list[str] | None:
+        """Take an empty field for everybody."""
+        return self.cleaned_data["customers"] or None
 
 
 @admin.register(ApiKey)
@@ -354,25 +361,38 @@ class ApiKeyAdmin(OperationAdmin):
     """API keys. A new one is shown once, and stored nowhere."""
 
     add_form = ApiKeyForm
-    add_fields = ("source_name", "scopes", "expires_at")
+    add_fields = ("source_name", "scopes", "expires_at", *LIMITS)
     refusals = (authentication.SourceReserved,)
     list_display = ("prefix", "source", "allows", "standing", "created_at", "expires_at")
     list_filter = ("source", ("revoked_at", admin.EmptyFieldListFilter))
     list_select_related = ("source",)
     search_fields = ("=prefix", "source__name")
     search_help_text = "prefix or source"
-    fields = ("prefix", "source", "allows", "created_at", "expires_at", "revoked_at")
+    fields = (
+        "prefix",
+        "source",
+        "allows",
+        ("customers", "events_per_minute", "units_per_minute"),
+        ("created_at", "expires_at", "revoked_at"),
+    )
     readonly_fields = ("allows",)
     actions = ("revoke",)
 
     def get_form(self, request: HttpRequest, obj: Any = None, **kwargs: Any) -> Any:
         if obj is None:
-            kwargs |= {"form": self.add_form, "fields": ("expires_at",)}
+            kwargs |= {"form": self.add_form, "fields": ("expires_at", *LIMITS)}
         return super().get_form(request, obj, **kwargs)
 
     def operate(self, request: HttpRequest, data: dict[str, Any]) -> ApiKey:
         key, plain = authentication.issue(
-            data["source_name"], data["scopes"], data.get("expires_at")
+            data["source_name"],
+            data["scopes"],
+            data.get("expires_at"),
+            authentication.Limits(
+                customers=frozenset(data["customers"]) if data.get("customers") else None,
+                events_per_minute=data.get("events_per_minute"),
+                units_per_minute=data.get("units_per_minute"),
+            ),
         )
         self.message_user(request, f"Shown this once, store it now: {plain}", messages.WARNING)
         return key

@@ -40,6 +40,12 @@ class ApiKey(AuthBase):
         )
 
 
+def caller_of(request: HttpRequest) -> Caller:
+    """Return who sent a request that `ApiKey` let in."""
+    caller: Caller = request.auth  # type: ignore[attr-defined]  # set by the framework
+    return caller
+
+
 class NoSuch(Exception):
     """What the address or the body names is not there."""
 
@@ -152,8 +158,9 @@ class PlanOut(Schema):
 @router.post(
     "/customers", response={201: CustomerOut, 200: CustomerOut}, summary="Create a customer"
 )
-def make_customer(request: HttpRequest, body: CustomerIn) -> Status[Customer]:  # noqa: ARG001
+def make_customer(request: HttpRequest, body: CustomerIn) -> Status[Customer]:
     """Create a customer. Repeating it with the same data answers 200 and changes nothing."""
+    caller_of(request).check_for(body.external_id)
     customer, created = create_customer(
         external_id=body.external_id, email=body.email, name=body.name
     )
@@ -162,14 +169,18 @@ def make_customer(request: HttpRequest, body: CustomerIn) -> Status[Customer]:  
 
 @router.get("/customers", response=CustomersOut, summary="List customers")
 def list_customers(
-    request: HttpRequest,  # noqa: ARG001
+    request: HttpRequest,
     limit: Annotated[int, Query(ge=1, le=PER_PAGE_MOST)] = PER_PAGE,
     after: Annotated[
         str, Query(description="External id of the last one seen."), AfterValidator(_storable)
     ] = "",
 ) -> dict[str, Any]:
     """List customers by external id."""
-    found = list(Customer.objects.filter(external_id__gt=after)[: limit + 1])
+    wanted = Customer.objects.filter(external_id__gt=after)
+    only = caller_of(request).limits.customers
+    if only is not None:
+        wanted = wanted.filter(external_id__in=only)
+    found = list(wanted[: limit + 1])
     return {"data": found[:limit], "has_more": len(found) > limit}
 
 
@@ -180,12 +191,12 @@ def list_customers(
     summary="Put a customer on a plan",
 )
 def make_subscription(
-    request: HttpRequest,  # noqa: ARG001
+    request: HttpRequest,
     external_id: str,
     body: SubscriptionIn,
 ) -> Status[SubscribedOut]:
     """Put a customer on a plan. Repeating it answers 200 with the subscription there is."""
-    customer = _customer(external_id)
+    customer = _customer(request, external_id)
     plan = Plan.objects.filter(slug=body.plan).first()
     if plan is None:
         raise NoSuch("plan", body.plan, field="plan")
@@ -204,18 +215,18 @@ def make_subscription(
     summary="List a customer's subscriptions",
 )
 def list_subscriptions(
-    request: HttpRequest,  # noqa: ARG001
+    request: HttpRequest,
     external_id: str,
 ) -> list[SubscriptionOut]:
     """List a customer's subscriptions, newest first, ended ones too."""
-    subscriptions = _with_items().filter(customer=_customer(external_id))
+    subscriptions = _with_items().filter(customer=_customer(request, external_id))
     return [SubscriptionOut(**_subscription(each)) for each in subscriptions]
 
 
 @router.get("/customers/{path:external_id}", response=CustomerOut, summary="Show a customer")
-def show_customer(request: HttpRequest, external_id: str) -> Customer:  # noqa: ARG001
+def show_customer(request: HttpRequest, external_id: str) -> Customer:
     """Show one customer."""
-    return _customer(external_id)
+    return _customer(request, external_id)
 
 
 @router.get("/plans", response=list[PlanOut], summary="List plans")
@@ -234,7 +245,8 @@ def list_plans(request: HttpRequest) -> list[PlanOut]:  # noqa: ARG001
     ]
 
 
-def _customer(external_id: str) -> Customer:
+def _customer(request: HttpRequest, external_id: str) -> Customer:
+    caller_of(request).check_for(external_id)
     # PostgreSQL takes no NUL, so it is not even asked for one.
     customer = (
         Customer.objects.filter(external_id=external_id).first()

@@ -60,6 +60,26 @@ class MissingScope(Exception):
         self.scope = scope
 
 
+class NotForCustomer(Exception):
+    """The key is good but was not issued for this customer."""
+
+    def __init__(self, external_id: str) -> None:
+        super().__init__(f"This API key is not for customer {external_id!r}.")
+        self.external_id = external_id
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a key may do: whom it is for, and how much it may report. None is no limit."""
+
+    customers: frozenset[str] | None = None
+    events_per_minute: int | None = None
+    units_per_minute: int | None = None
+
+
+NO_LIMITS = Limits()
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who calls: the source their events belong to, and what their key allows."""
@@ -68,6 +88,16 @@ class Caller:
     source: str
     key_prefix: str
     scopes: frozenset[Scope]
+    limits: Limits = NO_LIMITS
+
+    def is_for(self, external_id: str) -> bool:
+        """Return whether the key may report, read or change this customer."""
+        return self.limits.customers is None or external_id in self.limits.customers
+
+    def check_for(self, external_id: str) -> None:
+        """Raise `NotForCustomer` unless the key is for this customer."""
+        if not self.is_for(external_id):
+            raise NotForCustomer(external_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +108,10 @@ class _KnownKey:
 
 
 def issue(
-    source_name: str, scopes: Iterable[Scope], expires_at: datetime | None = None
+    source_name: str,
+    scopes: Iterable[Scope],
+    expires_at: datetime | None = None,
+    limits: Limits = NO_LIMITS,
 ) -> tuple[ApiKey, str]:
     """Issue a key for the source of this name, made when new, and return it with its plain text.
 
@@ -98,6 +131,10 @@ def issue(
         secret_hash=_hash(plain),
         scopes=[scope.value for scope in scopes],
         expires_at=expires_at,
+        # By name, so that staff find a customer in a long list.
+        customers=None if limits.customers is None else sorted(limits.customers),
+        events_per_minute=limits.events_per_minute,
+        units_per_minute=limits.units_per_minute,
     )
     return key, plain
 
@@ -159,6 +196,11 @@ def _load(prefix: str) -> _KnownKey | None:
             source=key.source.name,
             key_prefix=key.prefix,
             scopes=frozenset(Scope(scope) for scope in key.scopes),
+            limits=Limits(
+                customers=None if key.customers is None else frozenset(key.customers),
+                events_per_minute=key.events_per_minute,
+                units_per_minute=key.units_per_minute,
+            ),
         ),
         secret_hash=bytes(key.secret_hash),
         expires_at=key.expires_at,

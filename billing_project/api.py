@@ -13,7 +13,7 @@ from ninja.openapi.schema import OpenAPISchema
 
 from billing.api import ApiKey, NoSuch
 from billing.api import router as billing_router
-from billing.authentication import MissingScope, NotAuthenticated
+from billing.authentication import MissingScope, NotAuthenticated, NotForCustomer
 from billing.customers import CustomerConflict, CustomerRefused
 from billing.problems import problem
 from billing.subscriptions import SubscriptionPending, SubscriptionRefused
@@ -55,7 +55,8 @@ def _not_authenticated(_: HttpRequest, error: NotAuthenticated) -> HttpResponse:
 
 
 @api.exception_handler(MissingScope)
-def _missing_scope(_: HttpRequest, error: MissingScope) -> HttpResponse:
+@api.exception_handler(NotForCustomer)
+def _not_allowed(_: HttpRequest, error: Exception) -> HttpResponse:
     return problem(403, "Not allowed", str(error))
 
 

@@ -28,6 +28,22 @@ class ApiKey(models.Model):
     prefix = models.CharField(max_length=12, unique=True, help_text="the part that may be shown")
     secret_hash = models.BinaryField(max_length=32, help_text="SHA-256 of the whole key")
     scopes = ArrayField(models.CharField(max_length=10, choices=Scope))
+    customers = ArrayField(
+        models.CharField(max_length=200),
+        null=True,
+        blank=True,
+        help_text="external ids of the only customers it may report, read or change; empty: all",
+    )
+    events_per_minute = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        help_text="how many events it may report in a minute; empty: any number",
+    )
+    units_per_minute = models.PositiveBigIntegerField(
+        null=True,
+        blank=True,
+        help_text="how many units all values of these events may come to; empty: any number",
+    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
@@ -35,6 +51,20 @@ class ApiKey(models.Model):
     class Meta:
         ordering = ("-id",)
         verbose_name = "API key"
+        constraints = [
+            # An empty list would be read as no limit by the one and as nobody by the other.
+            models.CheckConstraint(
+                condition=models.Q(customers=None) | models.Q(customers__len__gt=0),
+                name="billing_apikey_customers_named",
+            ),
+            models.CheckConstraint(
+                condition=(
+                    (models.Q(events_per_minute=None) | models.Q(events_per_minute__gt=0))
+                    & (models.Q(units_per_minute=None) | models.Q(units_per_minute__gt=0))
+                ),
+                name="billing_apikey_limits_positive",
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"{self.prefix}… of {self.source}"

@@ -255,6 +255,25 @@ def test_key_added_is_shown_once_and_kept_nowhere(staff):
     assert plain not in repr(list(LogEntry.objects.values()))
 
 
+def test_key_is_issued_for_some_customers_with_limits(staff):
+    staff.post(
+        page(ApiKey, "add"),
+        {
+            "source_name": "gateway",
+            "scopes": ["ingest"],
+            "customers": "globex, acme",
+            "events_per_minute": "600",
+        },
+    )
+
+    key = ApiKey.objects.get()
+    assert (key.customers, key.events_per_minute, key.units_per_minute) == (
+        ["acme", "globex"],
+        600,
+        None,
+    )
+
+
 def test_key_without_scopes_is_not_issued(staff):
     answer = staff.post(page(ApiKey, "add"), {"source_name": "gateway"})
 

@@ -46,6 +46,37 @@ def problem_of(answer, status):
     return body
 
 
+# --- keys for some customers ----------------------------------------------------------------------
+
+
+def test_key_for_one_customer_sees_and_changes_no_other(client, emulator):
+    for name in ("acme", "globex"):
+        make_customer(name)
+    limits = authentication.Limits(customers=frozenset({"acme"}))
+    _, key = authentication.issue("portal", [Scope.READ, Scope.MANAGE], limits=limits)
+
+    def ask(method, path, body=""):
+        return client.generic(
+            method,
+            f"{CUSTOMERS}{path}",
+            body and json.dumps(body),
+            content_type="application/json",
+            HTTP_AUTHORIZATION=f"Bearer {key}",
+        )
+
+    assert [each["external_id"] for each in ask("GET", "").json()["data"]] == ["acme"]
+    assert ask("GET", "/acme").status_code == 200
+    for refused in (
+        ask("GET", "/globex"),
+        ask("GET", "/globex/subscriptions"),
+        ask("GET", "/nobody"),
+        ask("POST", "/globex/subscriptions", {"plan": "tokens-payg"}),
+        ask("POST", "", {"external_id": "initech"}),
+    ):
+        assert "not for customer" in problem_of(refused, 403)["detail"]
+    assert Customer.objects.count() == 2
+
+
 # --- customers ------------------------------------------------------------------------------------
 
 

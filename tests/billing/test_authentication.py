@@ -3,10 +3,19 @@ import re
 from datetime import timedelta
 
 import pytest
+from django.db import IntegrityError
 from django.utils import timezone
 
 from billing import authentication
-from billing.authentication import Caller, MissingScope, NotAuthenticated, authenticate
+from billing.authentication import (
+    NO_LIMITS,
+    Caller,
+    Limits,
+    MissingScope,
+    NotAuthenticated,
+    NotForCustomer,
+    authenticate,
+)
 from billing.enums import Scope
 from billing.models import ApiKey, Source
 
@@ -38,6 +47,33 @@ def test_key_tells_its_source_and_scopes(issued):
         key_prefix=row.prefix,
         scopes=frozenset({Scope.INGEST, Scope.READ}),
     )
+
+
+def test_key_without_limits_is_for_everybody(issued):
+    _, plain = issued
+
+    caller = authenticate(f"Bearer {plain}", scope=Scope.READ)
+
+    assert caller.limits == NO_LIMITS
+    assert caller.is_for("acme")
+
+
+def test_key_for_some_customers_is_for_no_others(db):
+    limits = Limits(frozenset({"acme"}), events_per_minute=600, units_per_minute=10**12)
+    _, plain = authentication.issue("gateway", [Scope.READ], limits=limits)
+
+    caller = authenticate(f"Bearer {plain}", scope=Scope.READ)
+
+    assert caller.limits == limits
+    caller.check_for("acme")
+    assert not caller.is_for("globex")
+    with pytest.raises(NotForCustomer, match="not for customer 'globex'"):
+        caller.check_for("globex")
+
+
+def test_key_for_nobody_cannot_be_stored(db):
+    with pytest.raises(IntegrityError):
+        authentication.issue("gateway", [Scope.READ], limits=Limits(frozenset()))
 
 
 def test_key_is_taken_as_the_user_of_basic_auth(issued):

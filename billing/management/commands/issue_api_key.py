@@ -28,6 +28,19 @@ def instant(text: str) -> datetime:
     return moment
 
 
+def names(text: str) -> frozenset[str]:
+    found = frozenset(name.strip() for name in text.split(",") if name.strip())
+    if not found:
+        raise ArgumentTypeError("name at least one customer")
+    return found
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise ArgumentTypeError("write a whole number above 0")
+    return int(text)
+
+
 class Command(BaseCommand):
     help = "Issue an API key for a source of events. The key is printed once and stored nowhere."
 
@@ -37,11 +50,27 @@ class Command(BaseCommand):
             "--scopes", required=True, type=scopes, help=f"comma-separated: {', '.join(Scope)}"
         )
         parser.add_argument("--expires-at", type=instant, help="when it stops working")
+        parser.add_argument(
+            "--customers", type=names, help="comma-separated external ids: for no others"
+        )
+        parser.add_argument(
+            "--events-per-minute", type=positive, help="how many events it may report in a minute"
+        )
+        parser.add_argument(
+            "--units-per-minute", type=positive, help="what all their values may come to"
+        )
 
     def handle(self, **options: Any) -> None:
         try:
             key, plain = authentication.issue(
-                options["source"], options["scopes"], options["expires_at"]
+                options["source"],
+                options["scopes"],
+                options["expires_at"],
+                authentication.Limits(
+                    customers=options["customers"],
+                    events_per_minute=options["events_per_minute"],
+                    units_per_minute=options["units_per_minute"],
+                ),
             )
         except authentication.SourceReserved as refusal:
             raise CommandError(str(refusal)) from None
