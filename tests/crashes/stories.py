@@ -15,7 +15,8 @@ from django.conf import settings
 from billing.gateway.client import connection as stripe
 from billing.models import Customer, Invoice, Meter, MeterVersion, PeriodBoundary
 from tests.crashes.shop import NOW, RUNNING, Operation, Shop, used
-from usage.ingestion import CONFLICT, Stored
+from usage.reports import CONFLICT, Stored
+from usage.storing import COPY_FROM
 
 HOUR = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)
@@ -50,6 +51,15 @@ def second(shop: Shop) -> Told:
         yield shop.deliver()
         shop.advance(minutes=5)
         yield shop.nightly()
+
+
+def large(shop: Shop) -> Told:
+    """A request that is copied, and one more of which a part is stored already."""
+    events = [(f"b{number}", NOW - MINUTE, 1) for number in range(COPY_FROM)]
+    yield shop.ingest(*events)
+    yield shop.ingest(*events, ("c", NOW - MINUTE, 1))
+    yield shop.flush()
+    yield shop.deliver()
 
 
 def ordinary(shop: Shop) -> Told:
@@ -404,6 +414,7 @@ def restored(shop: Shop) -> Told:
 STORIES = {
     "first": Story(first),
     "second": Story(second),
+    "large": Story(large),
     "ordinary": Story(ordinary, ("input_tokens", "llm_calls")),
     "doubt": Story(doubt),
     "old_doubt": Story(old_doubt),

@@ -564,12 +564,12 @@ FOLDING = (
         "Double billing of every request a caller repeats.",
         (
             Words(
-                "usage.ingestion:INSERT",
+                "usage.storing:INSERT",
                 "SELECT %(source)s, event_id, digest,",
                 "SELECT %(source)s, event_id || '#' || batch.id, digest,",
             ),
             Words(
-                "usage.ingestion:INSERT",
+                "usage.storing:INSERT",
                 "RETURNING event_id, digest",
                 "RETURNING split_part(event_id, '#', 1) AS event_id, digest",
             ),
@@ -582,7 +582,7 @@ FOLDING = (
         "The books change after the bill: what was sent is not what is stored.",
         (
             Words(
-                "usage.ingestion:INSERT",
+                "usage.storing:INSERT",
                 "DO NOTHING",
                 "DO UPDATE SET digest = EXCLUDED.digest, data = EXCLUDED.data",
             ),
@@ -600,7 +600,7 @@ FOLDING = (
         (
             Words(
                 "usage.ingestion:accept",
-                "if digests[index] == before.get(report.event_id, digests[first]):",
+                "if row.digest == before.get(row.event_id, rows[first].digest):",
                 "if True:",
             ),
         ),

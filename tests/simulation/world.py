@@ -54,9 +54,10 @@ from usage import (
 from usage.calling import Ended
 from usage.claiming import Claim
 from usage.enums import Wire
-from usage.ingestion import CONFLICT, Refusal, ReportedEvent, Stored, accept
+from usage.ingestion import accept
 from usage.lifecycle import COUNTED
 from usage.models import IngestBatch, Submission, UsageEvent
+from usage.reports import CONFLICT, Refusal, ReportedEvent, Stored
 
 START = datetime(2026, 11, 20, 12, 30, 15, tzinfo=UTC)
 KNOWN = ("acme", "globex")

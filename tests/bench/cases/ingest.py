@@ -30,7 +30,7 @@ from tests.bench.load import LoadGenerator
 from tests.bench.variants import Variant
 from usage import ingestion, traffic
 from usage.api.bodies import BATCH
-from usage.api.schemas import read_event
+from usage.cloud_events import read_event
 from usage.models import UsageEvent
 
 EVENTS = {1: 3_000, 100: 60_000, 1_000: 100_000}
