@@ -62,8 +62,7 @@ def record(  # noqa: PLR0913 - the attributes of an event
         report = read_event(json.dumps(told, default=_decimal_text).encode())
     except TypeError as error:
         raise Refused(Refusal("data", f"must hold JSON values only: {error}")) from error
-    with steps.commit("usage.ingestion.record"):
-        [outcome] = accept(source_id=source_named(source).pk, reports=[report], now=timezone.now())
+    [outcome] = accept(source_id=source_named(source).pk, reports=[report], now=timezone.now())
     if isinstance(outcome, Refusal):
         raise Refused(outcome)
     return outcome

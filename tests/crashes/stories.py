@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from django.conf import settings
 
 from billing.gateway.client import connection as stripe
-from billing.models import Customer, Invoice, Meter, MeterVersion, PeriodBoundary
+from billing.models import ApiKey, Customer, Invoice, Meter, MeterVersion, PeriodBoundary
 from tests.crashes.shop import NOW, RUNNING, Operation, Shop, used
 from usage.reports import CONFLICT, Stored
 from usage.storing import COPY_FROM
@@ -54,7 +54,8 @@ def second(shop: Shop) -> Told:
 
 
 def large(shop: Shop) -> Told:
-    """A request that is copied, and one more of which a part is stored already."""
+    """A request of a limited key that is copied, and one more whose events are stored but one."""
+    ApiKey.objects.update(events_per_minute=100_000)
     events = [(f"b{number}", NOW - MINUTE, 1) for number in range(COPY_FROM)]
     yield shop.ingest(*events)
     yield shop.ingest(*events, ("c", NOW - MINUTE, 1))

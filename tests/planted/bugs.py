@@ -613,7 +613,7 @@ FOLDING = (
         "answered_before_the_commit",
         "A caller is answered while the outermost transaction may still be rolled back.",
         "Loss of what a caller was told is stored.",
-        (Words("usage.api.views:_store", "durable=True", "durable=False"),),
+        (Words("usage.commit_sharing:_store", "durable=True", "durable=False"),),
         (EVENTS_API + "no_answer_can_come_before_the_outermost_commit",),
     ),
     Bug(
