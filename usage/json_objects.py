@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from decimal import Decimal, DecimalException
-from itertools import chain
 from typing import Any
 
 import msgspec
@@ -19,6 +18,7 @@ MAX_EXPONENT = 30
 """Beyond any quantity, and far below what would fill a page of the database with zeros."""
 BEYOND = 10 ** (MAX_EXPONENT + 1)
 
+_NUL = "must not hold a NUL character"
 _TOO_LONG = "must not hold a number beyond 30 digits"
 
 _DECODER = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal)
@@ -90,12 +90,12 @@ def _measure(container: dict[str, Any] | list[Any], *, depth: int) -> int:
     strings = 0
     values: Iterable[Any] = container
     if isinstance(container, dict):
-        values = chain(container, container.values())
+        strings, values = _count_keys(container), container.values()
     for value in values:
         kind = type(value)
         if kind is str:
             if "\0" in value:
-                raise NotAnObject("must not hold a NUL character")
+                raise NotAnObject(_NUL)
             strings += 1
         elif kind is int:
             if not -BEYOND < value < BEYOND:
@@ -105,6 +105,12 @@ def _measure(container: dict[str, Any] | list[Any], *, depth: int) -> int:
         elif kind is dict or kind is list:
             strings += _measure(value, depth=depth + 1)
     return strings
+
+
+def _count_keys(value: dict[str, Any]) -> int:
+    if "\0" in "".join(value):
+        raise NotAnObject(_NUL)
+    return len(value)
 
 
 def _is_at_fault(key: str, value: Any) -> bool:

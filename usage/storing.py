@@ -118,19 +118,19 @@ def checksum(rows: Iterable[Row]) -> int:
 
 def _line(head: str, row: Row, now: datetime) -> str:
     report = row.report
+    texts = row.event_id, report.type, report.subject, report.data_json
+    together = "".join(texts)
+    if "\\" in together or not together.isprintable():
+        texts = tuple(map(_escaped, texts))
+    event_id, kind, subject, data = texts
     time = (report.occurred_at or now).isoformat()
-    return (
-        f"{head}{_escaped(row.event_id)}\t\\\\x{row.digest.hex()}\t{_escaped(report.type)}\t"
-        f"{_escaped(report.subject)}\t{time}\t{_escaped(report.data_json)}\n"
-    )
+    return f"{head}{event_id}\t\\\\x{row.digest.hex()}\t{kind}\t{subject}\t{time}\t{data}\n"
 
 
 def _escaped(text: str) -> str:
     """Return what stands for `text` in a line of COPY's text format."""
-    text = text.replace("\\", "\\\\")
-    if text.isprintable():
-        return text
-    return text.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
+    text = text.replace("\\", "\\\\").replace("\n", "\\n")
+    return text.replace("\r", "\\r").replace("\t", "\\t")
 
 
 def array_literal(elements: Iterable[str | None]) -> str:

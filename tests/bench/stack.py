@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -23,6 +23,7 @@ from tests.bench import cpu
 
 ROOT = Path(__file__).resolve().parents[2]
 DATABASE = "meterkeeper_bench"
+APPLICATION = "billing_project.wsgi:application"
 READY_SECONDS = 30
 STOP_SECONDS = 30
 
@@ -90,8 +91,12 @@ def bench_database_url(server_url: str) -> str:
 
 
 @contextlib.contextmanager
-def web_server() -> Iterator[tuple[int, int]]:
+def web_server(
+    *, application: str = APPLICATION, environment: Mapping[str, str] | None = None
+) -> Iterator[tuple[int, int]]:
     """Start our web server as the Procfile says, on a free port; yield its port and process id.
+
+    `application` stands in for the product's own, `environment` is added to this process's.
 
     Raises:
         BenchFailed: it does not come up; what it wrote is in the message.
@@ -99,10 +104,11 @@ def web_server() -> Iterator[tuple[int, int]]:
     port = free_port()
     with tempfile.TemporaryFile("w+") as log:
         server = subprocess.Popen(
-            ["/bin/sh", "-c", f"exec {_web_line()}"],
+            ["/bin/sh", "-c", f"exec {_web_line().replace(APPLICATION, application)}"],
             cwd=ROOT,
             env={
                 **os.environ,
+                **(environment or {}),
                 "PORT": str(port),
                 "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             },
