@@ -95,7 +95,7 @@ def accept(
         elif isinstance(report, ReportedEvent):
             rows[index] = Row(report.event_id, report.digest, report)
             firsts.setdefault(report.event_id, index)
-    with steps.commit("usage.ingestion.accept"):
+    with steps.commit("usage.ingestion.accept", savepoint=False):
         new = [rows[index] for index in firsts.values()]
         stored = storing.insert(source_id=source_id, rows=new, now=now)
         if len(stored) == len(rows):

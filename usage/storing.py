@@ -118,7 +118,7 @@ def checksum(rows: Iterable[Row]) -> int:
 
 def _line(head: str, row: Row, now: datetime) -> str:
     report = row.report
-    texts = row.event_id, report.type, report.subject, report.data_json
+    texts: tuple[str, ...] = (row.event_id, report.type, report.subject, report.data_json)
     together = "".join(texts)
     if "\\" in together or not together.isprintable():
         texts = tuple(map(_escaped, texts))

@@ -552,8 +552,8 @@ def test_a_thousand_events_take_as_few_queries_as_a_hundred(post, django_assert_
 
     post(event())
 
-    with django_assert_num_queries(7):
+    with django_assert_num_queries(5):
         assert post(event(id="one")).status_code == 204
     for name, count in (("fewest copied", COPY_FROM), ("most", 1_000)):
-        with django_assert_num_queries(10):
+        with django_assert_num_queries(8):
             assert post(batch(name, count), BATCH).status_code == 204
