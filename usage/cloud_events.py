@@ -1,26 +1,26 @@
-"""CloudEvents 1.0 in JSON: what is read of each and what is refused.
+"""CloudEvents 1.0 in JSON: what is read of one and why it is refused. Pure.
 
-An array that is plainly good is read in one go; of any other each event is read by itself, so that
-one that is refused is named and its neighbours are not touched. Pure.
+Arrays that are plainly good are read by `plain_events`, to the same result.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from datetime import UTC, datetime
-from typing import Annotated
+from datetime import UTC
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from usage.json_objects import NotAnObject, has_repeated_key, read_object
-from usage.reports import Refusal, ReportedEvent
+from usage.json_objects import (
+    MAX_DATA_BYTES,
+    NotAnObject,
+    compact,
+    has_repeated_key,
+    read_object,
+)
+from usage.reports import Instant, Refusal, ReportedEvent, Word
 
-MAX_DATA_BYTES = 8 * 1024
-
-Word = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
-Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 Ignored = str | None | UnsetType
 
 
@@ -38,7 +38,6 @@ class CloudEvent(msgspec.Struct, frozen=True, gc=False):
 
 
 _EVENT = msgspec.json.Decoder(CloudEvent)
-_EVENTS = msgspec.json.Decoder(list[CloudEvent])
 
 
 class _Refused(Exception):
@@ -62,24 +61,9 @@ def read_event(text: bytes) -> ReportedEvent | Refusal:
         return NOT_AN_INSTANT
     except _Refused as error:
         return Refusal(error.field, error.reason)
-    outside = text.count(b'"') - read.data_json.count('"')
+    outside = text.count(b'"') - bytes(event.data).count(b'"')
     if (b"\\" in text or outside != 2 * _strings(event)) and has_repeated_key(text):
         return Refusal("", "must not hold an attribute twice")
-    return read
-
-
-def read_at_once(body: bytes) -> list[ReportedEvent] | None:
-    """Return the events of an array, or None when something in it must be looked at closely."""
-    try:
-        events = _EVENTS.decode(body)
-        read = [_checked(event) for event in events]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError, _Refused):
-        return None
-    # Of the data its own keys were counted when it was read; a quote is a quote wherever it is.
-    strings = sum(map(_strings, events))
-    inside = sum(event.data_json.count('"') for event in read)
-    if b"\\" in body or body.count(b'"') - inside != 2 * strings:
-        return None
     return read
 
 
@@ -100,13 +84,13 @@ def _checked(event: CloudEvent) -> ReportedEvent:
         raise _Refused(field, "must not hold control characters")
     if event.specversion is not UNSET and event.specversion != "1.0":
         raise _Refused("specversion", "must be 1.0")
-    data_json = bytes(event.data)
-    if len(data_json) > MAX_DATA_BYTES:
-        raise _Refused("data", f"must be at most {MAX_DATA_BYTES} bytes")
     try:
-        data = read_object(data_json)
+        data = read_object(bytes(event.data))
     except NotAnObject as error:
         raise _Refused(f"data.{error.key}".rstrip("."), str(error)) from error
+    data_json = compact(data)
+    if len(data_json) > MAX_DATA_BYTES:
+        raise _Refused("data", f"must be at most {MAX_DATA_BYTES} bytes")
     time = event.time or None
     return ReportedEvent(
         event_id=event.id,

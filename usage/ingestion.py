@@ -89,12 +89,15 @@ def accept(
     rows: dict[int, Row] = {}
     firsts: dict[str, int] = {}
     for index, report in enumerate(reports):
-        refusal = report if isinstance(report, Refusal) else judge.refusal(report)
+        if isinstance(report, Refusal):
+            outcomes[index] = report
+            continue
+        refusal = judge.refusal(report)
         if refusal is not None:
             outcomes[index] = refusal
-        elif isinstance(report, ReportedEvent):
-            rows[index] = Row(report.event_id, report.digest, report)
-            firsts.setdefault(report.event_id, index)
+            continue
+        rows[index] = Row(report.event_id, report.digest, report)
+        firsts.setdefault(report.event_id, index)
     with steps.commit("usage.ingestion.accept", savepoint=False):
         new = [rows[index] for index in firsts.values()]
         stored = storing.insert(source_id=source_id, rows=new, now=now)

@@ -18,6 +18,12 @@ MAX_EXPONENT = 30
 """Beyond any quantity, and far below what would fill a page of the database with zeros."""
 BEYOND = 10 ** (MAX_EXPONENT + 1)
 
+MAX_DATA_BYTES = 8 * 1024
+"""How long an event's data may be, written without white space."""
+
+compact = msgspec.json.Encoder(decimal_format="number").encode
+"""Writes what was read as it will be stored: exact, and without white space."""
+
 _NUL = "must not hold a NUL character"
 _TOO_LONG = "must not hold a number beyond 30 digits"
 
@@ -101,7 +107,7 @@ def _measure(container: dict[str, Any] | list[Any], *, depth: int) -> int:
             if not -BEYOND < value < BEYOND:
                 raise NotAnObject(_TOO_LONG)
         elif kind is Decimal:
-            _check_order(value)
+            check_order(value)
         elif kind is dict or kind is list:
             strings += _measure(value, depth=depth + 1)
     return strings
@@ -121,7 +127,8 @@ def _is_at_fault(key: str, value: Any) -> bool:
     return False
 
 
-def _check_order(value: Decimal) -> None:
+def check_order(value: Decimal) -> None:
+    """Refuse a decimal of an order no quantity has."""
     # Small ones, too: 1e-400 is near 0 and as long to store as 1e400.
     if abs(value.adjusted()) > MAX_EXPONENT:
         raise NotAnObject(_TOO_LONG)

@@ -6,11 +6,15 @@ import hashlib
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 _CANONICAL = msgspec.json.Encoder(order="sorted", decimal_format="string")
+
+
+Word = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class ReportedEvent(msgspec.Struct, frozen=True, gc=False):

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import msgspec
 from django.conf import settings
 
-from usage.cloud_events import read_at_once, read_event
+from usage.cloud_events import read_event
+from usage.plain_events import read_plainly
 from usage.reports import Refusal, ReportedEvent
 
 ONE = "application/cloudevents+json"
@@ -39,7 +40,7 @@ def read_events(body: bytes, content_type: str) -> Sequence[ReportedEvent | Refu
     """
     is_batch = _is_batch(body, content_type)
     if is_batch:
-        events = read_at_once(body)
+        events = read_plainly(body)
         if events is not None:
             _check_count(len(events))
             return events

@@ -5,19 +5,22 @@ number of requests in flight; the ids are ordered in time, as our own client mak
 tables are empty before each run. `bare` is given events that are decoded, judged and digested and
 writes them from this process, so what lies between the two is the web server, Django, keys and
 reading strictly. `orm` is the product's view with its events written by `bulk_create`. `alone` is
-the product with a commit for each request of one event, which otherwise share them.
+the product with a commit for each request of one event, which otherwise share them; `delay` is the
+same with PostgreSQL's `commit_delay`, which lets commits share the flush of the log.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 from threading import Barrier
+from urllib.parse import quote
 
 from django.db import connection, transaction
 from django.utils import timezone
@@ -40,6 +43,8 @@ EVENTS = {1: 6_000, 100: 60_000, 1_000: 100_000}
 IN_FLIGHT = {1: 32, 100: 8, 1_000: 8}
 """Single events come from many callers at once."""
 WARM_UP_REQUESTS = 100
+COMMIT_DELAY_MICROSECONDS = 250
+"""About what a flush of the log takes here, which is what PostgreSQL's manual proposes."""
 CUSTOMERS = 1_000
 METERS = ("input_tokens", "cached_input_tokens", "output_tokens", "total_tokens")
 
@@ -56,11 +61,12 @@ def variants(*, scale: float, backends: stack.Backends) -> Iterator[list[Variant
             "alone": closing.enter_context(
                 stack.web_server(environment={"USAGE_SHARED_COMMIT_EVENTS": "0"})
             ),
+            "delay": closing.enter_context(stack.web_server(environment=_with_commit_delay())),
             "orm": closing.enter_context(
                 stack.web_server(application="tests.bench.orm_wsgi:application")
             ),
         }
-        ways = {1: ("http", "alone"), 100: ("http", "orm"), 1_000: ("http", "orm")}
+        ways = {1: ("http", "alone", "delay"), 100: ("http", "orm"), 1_000: ("http", "orm")}
         made: list[Variant] = []
         for size, full in EVENTS.items():
             count = max(2, round(full * scale / size)) * size
@@ -82,6 +88,15 @@ def variants(*, scale: float, backends: stack.Backends) -> Iterator[list[Variant
                 _bare(name=f"bare-{size}", batches=batches, writers=writers, backends=backends)
             )
         yield made
+
+
+def _with_commit_delay() -> dict[str, str]:
+    url = os.environ["DATABASE_URL"]
+    options = quote(f"-c timezone=UTC -c commit_delay={COMMIT_DELAY_MICROSECONDS}")
+    return {
+        "USAGE_SHARED_COMMIT_EVENTS": "0",
+        "DATABASE_URL": f"{url}{'&' if '?' in url else '?'}options={options}",
+    }
 
 
 def _load(*, port: int, key: str, connections: int) -> LoadGenerator:
