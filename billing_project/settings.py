@@ -137,6 +137,11 @@ UNFOLD = {
                         "link": reverse_lazy("admin:usage_eventconflict_changelist"),
                     },
                     {
+                        "title": "Backfills",
+                        "icon": "history",
+                        "link": reverse_lazy("admin:usage_backfill_changelist"),
+                    },
+                    {
                         "title": "Flush runs",
                         "icon": "layers",
                         "link": reverse_lazy("admin:usage_flushrun_changelist"),

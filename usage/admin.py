@@ -26,6 +26,7 @@ from usage.enums import STATE_CHOICES
 from usage.lifecycle import State
 from usage.models import (
     Attempt,
+    Backfill,
     ErrorReport,
     ErrorReportSample,
     ErrorReportType,
@@ -151,6 +152,25 @@ class VoidAdmin(Ledger):
     @display(description="reason")
     def reason_(self, void: Void) -> str:
         return void.reason[:120]
+
+
+@admin.register(Backfill)
+class BackfillAdmin(Ledger):
+    """Late usage that was brought in: by whom, when and why."""
+
+    list_display = ("id", "source", "author", "reason_", "events_", "created_at")
+    list_filter = ("source",)
+    list_select_related = ("source",)
+    search_fields = ("=author",)
+    search_help_text = "an author"
+
+    @display(description="reason")
+    def reason_(self, row: Backfill) -> str:
+        return row.reason[:120]
+
+    @display(description="events", ordering="event_count")
+    def events_(self, row: Backfill) -> str:
+        return thousands(row.event_count)
 
 
 @admin.register(EventConflict)

@@ -185,18 +185,10 @@ def fold(
     """
     if not Meter.objects.filter(aggregation__in=RUNNING, versions__in=list(versions)).exists():
         return Frozen()
-    values: dict[str, Any] = {
-        "batches": list(batch_ids),
-        "first": min(batch_ids),
-        "last": max(batch_ids),
-        "versions": list(versions),
-    }
-    with connection.cursor() as cursor:
-        cursor.execute(GROUPS, values)
-        groups = [Group(*(*row[:6], read_totals(*row[6:]))) for row in cursor.fetchall()]
+    found = groups(batch_ids=batch_ids, versions=versions)
     known = {
         (group.customer_id, group.meter_id, group.period_start): group
-        for group in groups
+        for group in found
         if group.customer_id is not None
     }
     cut = cut_keys(now=now, customer_ids=sorted({customer_id for customer_id, _, _ in known}))
@@ -207,7 +199,7 @@ def fold(
         is_stale = running.stale or key in cut or known[key].has_void
         (stale if is_stale else fresh).append(running)
     mark_stale(stale)
-    added = _add_names(fresh, values)
+    added = _add_names(fresh, _arguments(batch_ids, versions))
     aggregations = dict(
         Meter.objects.filter(aggregation__in=RUNNING).values_list("pk", "aggregation")
     )
@@ -231,8 +223,24 @@ def fold(
         batch_size=500,
     )
     frozen = freeze(run, changes, now=now)
-    unknown = _hold_unknown(run, groups, now=now)
+    unknown = _hold_unknown(run, found, now=now)
     return Frozen(frozen.submission_count, frozen.held_count + unknown)
+
+
+def groups(*, batch_ids: Sequence[int], versions: Sequence[int]) -> list[Group]:
+    """Return the events of batches that feed running values, by subject, meter and period."""
+    with connection.cursor() as cursor:
+        cursor.execute(GROUPS, _arguments(batch_ids, versions))
+        return [Group(*(*row[:6], read_totals(*row[6:]))) for row in cursor.fetchall()]
+
+
+def _arguments(batch_ids: Sequence[int], versions: Sequence[int]) -> dict[str, Any]:
+    return {
+        "batches": list(batch_ids),
+        "first": min(batch_ids),
+        "last": max(batch_ids),
+        "versions": list(versions),
+    }
 
 
 def cut_keys(*, now: datetime, customer_ids: Sequence[int] | None = None) -> set[Key]:

@@ -47,6 +47,7 @@ from tests.support.stripe import switchboard
 from tests.usage.conftest import make_meter, report
 from usage import (
     alarms,
+    backfilling,
     cancelling,
     claiming,
     delivery,
@@ -329,6 +330,23 @@ class Shop:
                     raise
 
         return Operation(cancel, is_repeated=True)
+
+    def backfill(self, *reports: Any) -> Operation:
+        """Bring late usage in, after a look at what would become of it."""
+
+        def bring() -> None:
+            for dry_run in (True, False):
+                backfilling.backfill(
+                    source_id=self.source_id,
+                    reports=reports,
+                    author="ann",
+                    reason="the exporter was down",
+                    now=self.now,
+                    dry_run=dry_run,
+                )
+            self.acknowledged |= {each.event_id for each in reports}
+
+        return Operation(bring, is_repeated=True)
 
     def quarantine(self) -> Operation:
         return Operation(

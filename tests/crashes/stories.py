@@ -239,6 +239,15 @@ def voided(shop: Shop) -> Told:
     yield shop.deliver()
 
 
+def backfilled(shop: Shop) -> Told:
+    """Usage of last week is brought in by a person, and billed."""
+    yield shop.backfill(
+        used("b1", NOW - timedelta(days=7), input_tokens=9), used("b2", NOW, input_tokens=2)
+    )
+    yield shop.flush()
+    yield shop.deliver()
+
+
 def cancelled(shop: Shop) -> Told:
     """A whole submission is taken back by having Stripe cancel it."""
     yield shop.ingest(("c1", NOW - HOUR, 5))
@@ -428,6 +437,7 @@ STORIES = {
     "reported": Story(reported),
     "unsampled": Story(unsampled),
     "voided": Story(voided),
+    "backfilled": Story(backfilled),
     "cancelled": Story(cancelled),
     "cancelled_too_late": Story(cancelled_too_late),
     "running": Story(running, (RUNNING,)),

@@ -10,12 +10,13 @@ from django.urls import reverse
 from billing.models import Customer
 from tests.usage.conftest import report
 from usage import flush
-from usage.models import EventConflict, FlushRun, HeldUsage, Submission, UsageEvent, Void
+from usage.backfilling import backfill
+from usage.models import Backfill, EventConflict, FlushRun, HeldUsage, Submission, UsageEvent, Void
 from usage.voiding import EventKey, void
 
 pytestmark = pytest.mark.integration
 
-MODELS = [UsageEvent, EventConflict, FlushRun, Submission, HeldUsage, Void]
+MODELS = [UsageEvent, EventConflict, FlushRun, Submission, HeldUsage, Void, Backfill]
 
 
 @pytest.fixture
@@ -30,6 +31,15 @@ def filled(store, acme, now):
     store(report("e-0", at=now, input_tokens=2))
     source_id = UsageEvent.objects.get(event_id="e-1").source_id
     void([EventKey(source_id, "e-1")], author="ada", reason="reported twice", now=now)
+    for number in range(2):
+        backfill(
+            source_id=source_id,
+            reports=[report(f"late-{number}", at=now, subject="nobody")],
+            author="ada",
+            reason="the exporter was down",
+            now=now,
+            dry_run=False,
+        )
     flush.flush_batches(now=now)
 
 

@@ -1,5 +1,6 @@
 """Usage's tables: facts that are only inserted, and the small rows that move."""
 
+from usage.models.backfill import Backfill
 from usage.models.error_report import ErrorReport, ErrorReportSample, ErrorReportType
 from usage.models.event import EventConflict, FlushRun, IngestBatch, UsageEvent
 from usage.models.fence import Fence
@@ -12,6 +13,7 @@ from usage.models.void import Cancellation, Void
 
 __all__ = [
     "Attempt",
+    "Backfill",
     "Cancellation",
     "ErrorReport",
     "ErrorReportSample",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from django.contrib.postgres.indexes import BrinIndex
 from django.db import models
 from django.utils import timezone
 
@@ -54,6 +55,14 @@ class HeldUsage(models.Model):
                 condition=models.Q(released_at__isnull=True),
                 name="usage_held_open",
             ),
+            # Lists: what waits, and all there ever was of a customer, newest first.
+            models.Index(
+                fields=("id",),
+                condition=models.Q(released_at__isnull=True),
+                name="usage_held_waiting",
+            ),
+            models.Index(fields=("subject", "id"), name="usage_held_newest"),
+            BrinIndex(fields=("window_start",), name="usage_held_hour_brin", autosummarize=True),
         ]
 
     def __str__(self) -> str:

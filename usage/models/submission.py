@@ -22,7 +22,8 @@ class Submission(models.Model):
 
     identifier = models.CharField(max_length=100, unique=True)
     run = models.ForeignKey(FlushRun, on_delete=models.PROTECT, related_name="submissions")
-    customer = models.ForeignKey(Customer, on_delete=models.PROTECT)
+    # Both indexes of a customer's submissions begin with it.
+    customer = models.ForeignKey(Customer, on_delete=models.PROTECT, db_index=False)
     meter = models.ForeignKey(Meter, on_delete=models.PROTECT)
     window_start = models.DateTimeField(help_text="start of the UTC hour, included")
     segment_start = models.DateTimeField(help_text="start of the cell within that hour, included")
@@ -62,6 +63,11 @@ class Submission(models.Model):
         indexes = [
             models.Index(
                 fields=("customer", "meter", "window_start"), name="usage_submission_cell"
+            ),
+            # Lists go through a customer's newest first, and look for an hour of anybody's.
+            models.Index(fields=("customer", "id"), name="usage_submission_newest"),
+            BrinIndex(
+                fields=("window_start",), name="usage_submission_hour_brin", autosummarize=True
             ),
         ]
 
@@ -147,6 +153,22 @@ class SubmissionState(models.Model):
                 fields=("customer", "meter"),
                 condition=models.Q(state="unproven"),
                 name="usage_state_unproven_pair",
+            ),
+            # Lists of what is out of the ordinary; nothing that goes well is ever in it.
+            models.Index(
+                fields=("submission",),
+                condition=models.Q(
+                    state__in=(
+                        "retry",
+                        "in_doubt",
+                        "unproven",
+                        "rejected",
+                        "superseded",
+                        "expired",
+                        "written_off",
+                    )
+                ),
+                name="usage_state_extraordinary",
             ),
         ]
 
