@@ -143,15 +143,18 @@ SELECT id, false, 'meter', 0, 0, 0 FROM billing_meter WHERE aggregation IN ('sum
 """One statement, hence one snapshot, in whatever transaction it runs."""
 
 
-def books(*, customer: str | None = None) -> Books:
+def books(*, customer: str | None = None, seconds: int = 0) -> Books:
     """Return every meter's books as they stood at one moment, also while usage flows.
 
     `customer` (an external id, known to us or not) narrows them to one customer's usage. The whole
-    event table is read, so this is for people and checks, never for the money path.
+    event table is read, so this is for people and checks, never for the money path. It may take
+    `seconds`, or with 0 as long as it needs: minutes on a large table are fine for whoever waits.
+
+    Raises:
+        OperationalError: it took longer.
     """
     with transaction.atomic(), connection.cursor() as cursor:
-        # Minutes on a large table are fine here, and shorter than anything that waits for it.
-        cursor.execute("SET LOCAL statement_timeout = 0")
+        cursor.execute("SELECT set_config('statement_timeout', %s, true)", [f"{seconds}s"])
         cursor.execute(_BOOKS, {"customer": customer})
         rows: list[tuple[int | None, bool, str, int, Decimal, Decimal]] = cursor.fetchall()
     event_count = next(events for meter_id, _, _, events, _, _ in rows if meter_id is None)
