@@ -17,7 +17,12 @@ from billing.authentication import MissingScope, NotAuthenticated, NotForCustome
 from billing.customers import CustomerConflict, CustomerRefused
 from billing.problems import problem
 from billing.subscriptions import SubscriptionPending, SubscriptionRefused
+from reconciliation.api import router as reconciliation_router
+from usage.api.backfills import router as backfills_router
+from usage.api.corrections import router as corrections_router
 from usage.api.openapi import OPENAPI_PATHS
+from usage.api.stories import router as stories_router
+from usage.api.submissions import router as submissions_router
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +52,11 @@ api = Api(
     openapi_url="/openapi.json",
 )
 api.add_router("/v1", billing_router)
+api.add_router("/v1", submissions_router)
+api.add_router("/v1", stories_router)
+api.add_router("/v1", corrections_router)
+api.add_router("/v1", backfills_router)
+api.add_router("/v1", reconciliation_router)
 
 
 @api.exception_handler(NotAuthenticated)

@@ -8,7 +8,7 @@ force when the use happened. Taking back a whole submission at Stripe is `cancel
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -75,8 +75,17 @@ class Voided:
     batches: tuple[tuple[int, int], ...]
 
 
-def void(events: Iterable[EventKey], *, author: str, reason: str, now: datetime) -> Voided:
+def void(
+    events: Iterable[EventKey],
+    *,
+    author: str,
+    reason: str,
+    now: datetime,
+    customers: Collection[str] | None = None,
+) -> Voided:
     """Take `events` back: all of them, or with an error none; one given twice counts once.
+
+    Where `customers` (external ids) are given, events of others count as not stored.
 
     Each gets a void event, unflushed, and a row that says who did it and why. All is one
     transaction, and a repetition adds nothing: what had been voided before is named in the answer,
@@ -91,7 +100,7 @@ def void(events: Iterable[EventKey], *, author: str, reason: str, now: datetime)
         raise Unexplained
     keys = sorted(set(events))
     with steps.commit("usage.voiding.void"):
-        originals = _find(keys)
+        originals = _find(keys, customers)
         unknown = [key for key in keys if key not in originals]
         if unknown:
             raise UnknownEvents(unknown)
@@ -135,16 +144,18 @@ FIND = """
 SELECT event.source_id, event.event_id, event.digest, event.voids IS NOT NULL
 FROM unnest(%(sources)s::bigint[], %(ids)s::text[]) AS wanted (source_id, event_id)
 JOIN usage_usageevent event USING (source_id, event_id)
+WHERE %(customers)s::text[] IS NULL OR event.subject = ANY(%(customers)s::text[])
 """
 
 
-def _find(keys: Sequence[EventKey]) -> dict[EventKey, _Original]:
+def _find(keys: Sequence[EventKey], customers: Collection[str] | None) -> dict[EventKey, _Original]:
     with connection.cursor() as cursor:
         cursor.execute(
             FIND,
             {
                 "sources": [key.source_id for key in keys],
                 "ids": array_literal(key.event_id for key in keys),
+                "customers": None if customers is None else list(customers),
             },
         )
         return {

@@ -305,6 +305,16 @@ ROUTES = [
     ("GET", f"{CUSTOMERS}/acme/subscriptions", Scope.READ),
     ("POST", f"{CUSTOMERS}/acme/subscriptions", Scope.MANAGE),
     ("GET", "/api/v1/plans", Scope.READ),
+    ("GET", "/api/v1/events/e-1", Scope.READ),
+    ("GET", "/api/v1/submissions", Scope.READ),
+    ("GET", "/api/v1/submissions/one", Scope.READ),
+    ("POST", "/api/v1/submissions/one/cancel", Scope.MANAGE),
+    ("GET", "/api/v1/held-usage", Scope.READ),
+    ("GET", "/api/v1/books?customer=acme", Scope.READ),
+    ("POST", "/api/v1/voids", Scope.MANAGE),
+    ("POST", "/api/v1/backfills", Scope.MANAGE),
+    ("GET", "/api/v1/reconciliation-runs", Scope.READ),
+    ("GET", "/api/v1/discrepancies", Scope.READ),
 ]
 
 
@@ -348,11 +358,21 @@ def test_description_holds_every_route_and_usages_own(client):
 
     assert description["info"]["title"] == "Meterkeeper"
     assert sorted(description["paths"]) == [
+        "/api/v1/backfills",
+        "/api/v1/books",
         "/api/v1/customers",
         "/api/v1/customers/{external_id}",
         "/api/v1/customers/{external_id}/subscriptions",
+        "/api/v1/discrepancies",
         "/api/v1/events",
+        "/api/v1/events/{event_id}",
+        "/api/v1/held-usage",
         "/api/v1/plans",
+        "/api/v1/reconciliation-runs",
+        "/api/v1/submissions",
+        "/api/v1/submissions/{identifier}",
+        "/api/v1/submissions/{identifier}/cancel",
+        "/api/v1/voids",
     ]
     schemes = description["components"]["securitySchemes"]
     assert list(schemes) == ["ApiKey"]

@@ -81,7 +81,7 @@ _EACH_SCHEMA: dict[str, Any] = {
     },
 }
 _PROBLEM_SCHEMA["properties"]["events"] = _EACH_SCHEMA
-_BATCH_SCHEMA = {"type": "array", "maxItems": 1000, "items": _EVENT_SCHEMA}
+BATCH_SCHEMA = {"type": "array", "maxItems": 1000, "items": _EVENT_SCHEMA}
 _PROBLEM_CONTENT = {"application/problem+json": {"schema": _PROBLEM_SCHEMA}}
 
 OPENAPI_PATHS: dict[str, Any] = {
@@ -112,8 +112,8 @@ OPENAPI_PATHS: dict[str, Any] = {
                 "required": True,
                 "content": {
                     ONE: {"schema": _EVENT_SCHEMA},
-                    BATCH: {"schema": _BATCH_SCHEMA},
-                    PLAIN: {"schema": {"oneOf": [_EVENT_SCHEMA, _BATCH_SCHEMA]}},
+                    BATCH: {"schema": BATCH_SCHEMA},
+                    PLAIN: {"schema": {"oneOf": [_EVENT_SCHEMA, BATCH_SCHEMA]}},
                 },
             },
             "responses": {
