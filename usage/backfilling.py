@@ -17,27 +17,21 @@ from enum import StrEnum
 from django.db import connection, transaction
 
 from billing import period_invoices, periods, steps
-from billing.authentication import NotForCustomer
 from billing.models import Meter, MeterVersion
 from billing.period_invoices import BilledOn, Calendar, Period
 from usage import running
 from usage.enums import HeldReason
 from usage.folding import FoldedCell, fold, share_boundaries
-from usage.ingestion import (
-    CONFLICT,
-    Outcome,
-    Refusal,
-    ReportedEvent,
-    Stored,
-    accept,
-    array_literal,
-)
+from usage.ingestion import accept
 from usage.models import Backfill
+from usage.reports import CONFLICT, Outcome, Refusal, ReportedEvent, Stored
+from usage.storing import array_literal
 
 EVENTS_PER_BATCH = 1_000
 """As many as a caller's largest request, so that a flush can bound its runs."""
 EVENTS_AT_MOST = 20_000
 """They take some seconds, and no statement may take more than 15."""
+NOT_FOR_CUSTOMER = Refusal("subject", "is a customer this API key is not for")
 EMPTY = Calendar()
 
 
@@ -227,7 +221,7 @@ def _of_customers(
 ) -> ReportedEvent | Refusal:
     if customers is None or isinstance(report, Refusal) or report.subject in customers:
         return report
-    return Refusal("subject", str(NotForCustomer(report.subject)))
+    return NOT_FOR_CUSTOMER
 
 
 def _batches(

@@ -24,7 +24,6 @@ from billing.models import (
 from tests.usage.conftest import make_meter, report
 from usage import backfilling, flush, lateness
 from usage.backfilling import Fate, backfill
-from usage.ingestion import CONFLICT, Refusal, Stored
 from usage.models import (
     Backfill,
     EventConflict,
@@ -33,6 +32,7 @@ from usage.models import (
     Submission,
     UsageEvent,
 )
+from usage.reports import CONFLICT, Refusal, Stored
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 
@@ -165,7 +165,7 @@ def test_customers_the_author_may_not_report_for_are_refused(bring, acme, now):
 
     assert found.outcomes == (
         Stored.ACCEPTED,
-        Refusal("subject", "This API key is not for customer 'globex'."),
+        Refusal("subject", "is a customer this API key is not for"),
     )
     assert list(UsageEvent.objects.values_list("event_id", flat=True)) == ["a"]
 

@@ -353,8 +353,24 @@ def test_a_limited_key_brings_in_its_own_customers_only(post, keys, acme, now, m
     answer = post("backfills", body, key=keys.limited("acme"))
 
     assert [each["outcome"] for each in answer["events"]] == ["accepted", "refused"]
-    assert answer["events"][1]["reason"] == "This API key is not for customer 'globex'."
+    assert answer["events"][1]["reason"] == "is a customer this API key is not for"
     assert {part["customer"] for part in answer["parts"]} == {"acme"}
+    assert UsageEvent.objects.get().event_id == "a"
+
+
+def test_a_backfill_counts_against_the_keys_limits_once_it_is_stored(post, acme, meters, now):
+    _, key = issue("gateway", [Scope.MANAGE], limits=Limits(events_per_minute=2))
+    body = {"events": [event("a", at=now)], "reason": "r"}
+
+    for _ in range(3):
+        post("backfills", body, key=key)
+    for _ in range(2):
+        post("backfills", body | {"dry_run": False}, key=key)
+
+    problem = post("backfills", body | {"dry_run": False}, key=key, status=429)
+    assert problem["title"] == "Too much for now"
+    three = {"events": [event("b", at=now)] * 3, "reason": "r", "dry_run": False}
+    assert post("backfills", three, key=key, status=413)["title"] == "Too much for this key"
     assert UsageEvent.objects.get().event_id == "a"
 
 

@@ -13,15 +13,17 @@ from ninja import Router, Schema
 from pydantic import Field
 
 from billing.api import caller_of
+from billing.key_limits import OverLimit, spend
 from billing.problems import problem
 from usage import backfilling
 from usage.api.corrections import REASON_MOST, author_of
 from usage.api.openapi import BATCH_SCHEMA
 from usage.api.records import InvoiceOut, PeriodOut, invoice_out, period_out, unit_of
-from usage.api.schemas import read_event
 from usage.backfilling import Fate, Part, Report
 from usage.clock import database_clock
-from usage.ingestion import CONFLICT, Outcome, Refusal
+from usage.cloud_events import read_event
+from usage.ingestion import units_of
+from usage.reports import CONFLICT, Outcome, Refusal
 
 router = Router(tags=["corrections"])
 
@@ -112,7 +114,7 @@ def make_backfill(request: HttpRequest) -> Any:
     """Store late usage, or with `dry_run`, as by default, tell what would become of it.
 
     Each event is judged as by `POST /events`: the valid ones are stored, a refused one is named.
-    Repeating it finds duplicates and changes nothing.
+    Repeating it finds duplicates and changes nothing, but counts against the key's limits again.
     """
     caller = caller_of(request)
     try:
@@ -123,12 +125,19 @@ def make_backfill(request: HttpRequest) -> Any:
         return _invalid("reason", f"must say why, in at most {REASON_MOST:,} characters")
     if not 1 <= len(body.events) <= settings.USAGE_EVENTS_PER_REQUEST:
         return _invalid("events", f"must be 1 to {settings.USAGE_EVENTS_PER_REQUEST:,} events")
+    reports = [read_event(bytes(event)) for event in body.events]
+    now = database_clock()
+    if not body.dry_run:
+        try:
+            spend(caller, events=len(reports), units=units_of(reports), now=now)
+        except OverLimit as error:
+            return _over_limit(error)
     report = backfilling.backfill(
         source_id=caller.source_id,
-        reports=[read_event(bytes(event)) for event in body.events],
+        reports=reports,
         author=author_of(caller),
         reason=body.reason,
-        now=database_clock(),
+        now=now,
         dry_run=body.dry_run,
         customers=caller.limits.customers,
     )
@@ -185,6 +194,14 @@ def _outcomes(outcomes: Sequence[Outcome]) -> list[BackfilledOut]:
         else BackfilledOut(index=index, outcome=outcome.value, field=None, reason=None)
         for index, outcome in enumerate(outcomes)
     ]
+
+
+def _over_limit(error: OverLimit) -> Any:
+    if error.retry_after_seconds is None:
+        return problem(413, "Too much for this key", f"{error} Nothing is stored; send less.")
+    refused = problem(429, "Too much for now", f"{error} Nothing is stored; send it later.")
+    refused["Retry-After"] = str(error.retry_after_seconds)
+    return refused
 
 
 def _at_fault(error: Exception) -> tuple[str, str]:

@@ -13,10 +13,10 @@ from django.core.management.base import BaseCommand, CommandError
 from billing.authentication import OUR_SOURCES
 from billing.models import Source
 from usage import backfilling
-from usage.api.schemas import read_event
 from usage.backfilling import Part, Report
 from usage.clock import database_clock
-from usage.ingestion import Refusal
+from usage.cloud_events import read_event
+from usage.reports import Refusal
 
 _ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
 
