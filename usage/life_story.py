@@ -18,7 +18,7 @@ from billing import period_invoices
 from billing.enums import Aggregation
 from billing.models import Customer, Meter
 from billing.period_invoices import BilledOn, Calendar, Period
-from usage.enums import ReplacementKind
+from usage.enums import HeldReason, ReplacementKind
 from usage.models import (
     EventConflict,
     HeldUsage,
@@ -208,7 +208,12 @@ def _places(
         held += [
             row
             for row in held_rows.filter(meter=meter_id).order_by("pk")
-            if calendar.period(row.segment_start) == calendar.period(event.occurred_at)
+            # Of a subject that is no customer it is held by hour, since no period is known.
+            if (
+                row.window_start == _hour(event)
+                if row.reason == HeldReason.UNKNOWN_CUSTOMER
+                else calendar.period(row.segment_start) == calendar.period(event.occurred_at)
+            )
         ]
     further, further_held = _followed(event, submissions)
     ids = [each.pk for each in [*submissions, *further]]

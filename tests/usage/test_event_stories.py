@@ -381,6 +381,23 @@ def test_a_running_value_is_told_by_the_submission_that_told_it(ask, store, acme
     assert next(row["value"] for row in person["submissions"]) == "2"
 
 
+def test_a_running_value_of_nobody_is_told_by_hour(ask, store, meters, now):
+    seats = make_meter("seats", "seats", required=False)
+    Meter.objects.filter(pk=seats.pk).update(aggregation=Aggregation.MAX)
+    store(
+        report("a", at=now, input_tokens=0, seats=5),
+        report("b", at=now - HOUR, input_tokens=0, seats=3),
+    )
+    flush.flush_batches(now=now)
+
+    found = chapter(ask("b"), "seats")
+
+    hour = (now - HOUR).replace(minute=0, second=0)
+    assert [(row["hour"], row["reason"]) for row in found["held"]] == [
+        (stamp(hour), "unknown_customer")
+    ]
+
+
 def test_quantities_are_exact_in_the_smallest_unit(ask, store, acme, now):
     Meter.objects.filter(slug="input_tokens").update(scale=6)
     store(report(at=now, input_tokens="123456789.000001"))
