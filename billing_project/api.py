@@ -18,6 +18,8 @@ from billing.customers import CustomerConflict, CustomerRefused
 from billing.problems import problem
 from billing.subscriptions import SubscriptionPending, SubscriptionRefused
 from usage.api.openapi import OPENAPI_PATHS
+from usage.api.questions import router as usage_router
+from usage.questions import Unanswerable
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +49,7 @@ api = Api(
     openapi_url="/openapi.json",
 )
 api.add_router("/v1", billing_router)
+api.add_router("/v1", usage_router)
 
 
 @api.exception_handler(NotAuthenticated)
@@ -79,6 +82,12 @@ def _no_such(_: HttpRequest, error: NoSuch) -> HttpResponse:
             errors=[{"field": error.field, "reason": str(error)}],
         )
     return problem(404, "Not found", str(error))
+
+
+@api.exception_handler(Unanswerable)
+def _unanswerable(_: HttpRequest, error: Unanswerable) -> HttpResponse:
+    errors = [{"field": error.field, "reason": error.reason}]
+    return problem(422, "Invalid request", str(error), errors=errors)
 
 
 @api.exception_handler(CustomerConflict)

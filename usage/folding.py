@@ -122,7 +122,7 @@ WITH cuts AS (
     -- By quarter and model, finer than cells, so that one reading of the events serves both.
     SELECT segmented.subject, segmented.customer_id, meter.id AS meter_id, segment_start,
            date_bin('15 minutes', occurred_at, 'epoch') AS quarter_start,
-           coalesce(left(data ->> 'model', {MODEL_CHARACTERS}), '') AS model,
+           coalesce(left(data ->> 'model', {MODEL_CHARACTERS}), '') COLLATE "C" AS model,
            count(*) AS event_count, max(occurred_at) AS latest,
            sum(sign * CASE meter.aggregation
                WHEN 'count' THEN 1 ELSE coalesce((data ->> version.value_property)::numeric, 0)

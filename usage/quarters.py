@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.db import connection
 
@@ -44,7 +45,7 @@ ON CONFLICT DO NOTHING
 
 TOLD = f"""
     SELECT event.subject, meter.id AS meter_id, meter.aggregation, event.occurred_at,
-           coalesce(left(event.data ->> 'model', {MODEL_CHARACTERS}), '') AS model,
+           coalesce(left(event.data ->> 'model', {MODEL_CHARACTERS}), '') COLLATE "C" AS model,
            CASE WHEN event.voids IS NULL THEN 1 ELSE -1 END AS sign,
            CASE meter.aggregation WHEN 'count' THEN 1 WHEN 'unique' THEN 0
                ELSE (event.data ->> version.value_property)::numeric
@@ -231,7 +232,7 @@ def _runs() -> list[tuple[int, int]]:
 
 
 def _rebuild_hour(hour: datetime) -> int:
-    spanned = {"start": hour, "end": hour + HOUR, "hours": [hour]}
+    spanned: dict[str, Any] = {"start": hour, "end": hour + HOUR, "hours": [hour]}
     with connection.cursor() as cursor:
         cursor.execute("SET LOCAL statement_timeout = 0")
         for table in ("usage_quarterusage", "usage_quarterreading"):
