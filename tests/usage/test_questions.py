@@ -12,13 +12,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
-from urllib.parse import urlencode
 
 import pytest
 from django.db import connection
 
-from billing import authentication
-from billing.enums import Aggregation, Scope
+from billing.enums import Aggregation
 from billing.models import Customer, Meter, MeterVersion, PeriodBoundary, Source
 from tests.usage.conftest import EPOCH, report
 from usage import flush, voiding
@@ -27,9 +25,6 @@ from usage.models import UsageEvent
 from usage.voiding import EventKey
 
 pytestmark = pytest.mark.integration
-
-USAGE = "/api/v1/usage"
-TOP = "/api/v1/usage/top-customers"
 
 # --- a store worth asking -------------------------------------------------------------------------
 
@@ -246,22 +241,6 @@ def told(rows: Sequence[dict[str, Any]]) -> list[tuple]:
         )
         for row in rows
     ]
-
-
-@pytest.fixture
-def key(db) -> str:
-    return authentication.issue("console", [Scope.READ])[1]
-
-
-@pytest.fixture
-def ask(client, key) -> Callable[..., Any]:
-    """Ask with a key that may see everybody; return the answer."""
-
-    def ask(path: str = USAGE, *, as_key: str = key, accept: str = "*/*", **question: Any) -> Any:
-        address = f"{path}?{urlencode(question, doseq=True)}"
-        return client.get(address, headers={"authorization": f"Bearer {as_key}", "accept": accept})
-
-    return ask
 
 
 def all_pages(ask: Callable[..., Any], question: dict[str, Any], limit: int) -> list[dict]:
