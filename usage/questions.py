@@ -113,6 +113,8 @@ TOTALS = f"""
 WITH asked AS (
     SELECT id, slug COLLATE "C" AS slug, aggregation, scale, unit
     FROM billing_meter WHERE id = ANY(%(meters)s::bigint[])
+), windows AS (
+    SELECT %(starts)s::timestamptz[] AS starts
 ), batches AS MATERIALIZED (
     {FLUSHED}
     UNION ALL
@@ -153,12 +155,12 @@ WITH asked AS (
     FROM told_of_models WHERE aggregation IN ('max', 'unique', 'latest')
 ), standing AS (
     -- A value that was taken back as often as it was said is none.
-    SELECT width_bucket(at, %(starts)s::timestamptz[]) AS number_of_window,
+    SELECT width_bucket(at, (SELECT starts FROM windows)) AS number_of_window,
            subject, meter_id, model, number, name, event_id, occurred_at,
            sum(event_count) AS event_count
     FROM said GROUP BY 1, 2, 3, 4, 5, 6, 7, 8 HAVING sum(event_count) > 0
 ), totals AS (
-    SELECT width_bucket(at, %(starts)s::timestamptz[]) AS number_of_window,
+    SELECT width_bucket(at, (SELECT starts FROM windows)) AS number_of_window,
            CASE WHEN %(by_customer)s THEN subject ELSE '' END AS customer, meter_id,
            CASE WHEN %(by_model)s THEN model ELSE '' END AS model,
            sum(quantity) AS quantity, sum(event_count) AS event_count
@@ -242,7 +244,8 @@ def _ask(
         "inner_since": inner_since,
         "inner_until": inner_until,
         "hours": hours_of(since, inner_since) + hours_of(inner_until, until),
-        "starts": list(found),
+        # As text: there may be thousands, and adapting each costs more than all else here.
+        "starts": "{" + ",".join(start.isoformat() for start in found) + "}",
         "meters": [meter.pk for meter in question.meters],
         "running": [
             meter.pk for meter in question.meters if Aggregation(meter.aggregation).is_running
