@@ -115,7 +115,7 @@ WITH asked AS (
     FROM billing_meter WHERE id = ANY(%(meters)s::bigint[])
 ), windows AS (
     SELECT %(starts)s::timestamptz[] AS starts
-), batches AS MATERIALIZED (
+), batches AS (
     {FLUSHED}
     UNION ALL
     SELECT id, NULL, NULL FROM usage_ingestbatch WHERE run_id IS NULL
@@ -124,8 +124,8 @@ WITH asked AS (
     {TOLD}
     {SPANNED} {READ_BY}
     WHERE event.occurred_at >= %(since)s AND event.occurred_at < %(until)s
-      AND (batches.run_id IS NULL
-           OR (version.id = ANY(batches.meter_versions)
+      AND (span.run_id IS NULL
+           OR (version.id = ANY(span.meter_versions)
                AND (event.occurred_at < %(inner_since)s OR event.occurred_at >= %(inner_until)s)))
       AND meter.id = ANY(%(meters)s::bigint[]) AND {GAVE}
       AND (%(customers)s::text[] IS NULL OR event.subject = ANY(%(customers)s::text[]))

@@ -12,7 +12,7 @@ from usage.quarters import GAVE, READ_BY, SPANNED, TOLD
 _TOLD = f"""
     WITH newest AS (
         SELECT max(started_at) - interval '1 day' AS at FROM usage_flushrun
-    ), batches AS MATERIALIZED (
+    ), batches AS (
         SELECT batch.id, batch.run_id, run.meter_versions
         FROM newest JOIN usage_flushrun run ON run.started_at >= newest.at
         JOIN usage_ingestbatch batch ON batch.run_id = run.id
@@ -25,7 +25,7 @@ _TOLD = f"""
     ), told AS MATERIALIZED (
         {TOLD}
         {SPANNED} {READ_BY}
-        WHERE version.id = ANY(batches.meter_versions) AND {GAVE}
+        WHERE version.id = ANY(span.meter_versions) AND {GAVE}
           AND event.occurred_at >= (SELECT at FROM since)
     )
 """  # noqa: S608 - of constants
