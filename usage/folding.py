@@ -83,13 +83,18 @@ class FoldedCell:
         return None
 
 
-CREATE_KEPT = f"""
+BEFOREHAND = f"""
 CREATE TEMPORARY TABLE IF NOT EXISTS {KEPT} (
     subject text COLLATE "C", meter_id bigint, quarter_start timestamptz, model text COLLATE "C",
     quantity numeric, event_count bigint
 ) ON COMMIT DELETE ROWS;
-DELETE FROM {KEPT}
+DELETE FROM {KEPT};
+SET LOCAL enable_nestloop = off
 """  # noqa: S608 - of a constant
+
+AFTERWARDS = "SET LOCAL enable_nestloop TO DEFAULT"
+"""Fresh batches lie beyond what statistics know, so the planner expects a single event of them and
+would compare each with every customer and every boundary, one by one: so no loops meanwhile."""
 
 FED = f"""
 WITH cuts AS (
@@ -194,7 +199,7 @@ def fold(
     """
     with connection.cursor() as cursor:
         if keep_quarters:
-            cursor.execute(CREATE_KEPT)
+            cursor.execute(BEFOREHAND)
         cursor.execute(
             FOLD_AND_KEEP if keep_quarters else FOLD,
             {
@@ -206,4 +211,7 @@ def fold(
                 "oldest": now - timedelta(days=BOUNDARY_DAYS),
             },
         )
-        return [FoldedCell(*row) for row in cursor.fetchall()]
+        cells = [FoldedCell(*row) for row in cursor.fetchall()]
+        if keep_quarters:
+            cursor.execute(AFTERWARDS)
+        return cells
