@@ -180,9 +180,6 @@ HAVING sum(units) <> 0
 ORDER BY fed.subject, meter.id, segment_start
 """
 
-FOLD = FED + CELLS
-FOLD_AND_KEEP = FED + KEEP + CELLS
-
 
 def fold(
     *,
@@ -201,7 +198,7 @@ def fold(
         if keep_quarters:
             cursor.execute(BEFOREHAND)
         cursor.execute(
-            FOLD_AND_KEEP if keep_quarters else FOLD,
+            f"{FED} {KEEP if keep_quarters else ''} {CELLS}",
             {
                 "batches": list(batch_ids),
                 "first": min(batch_ids, default=0),

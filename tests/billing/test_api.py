@@ -353,6 +353,8 @@ def test_description_holds_every_route_and_usages_own(client):
         "/api/v1/customers/{external_id}/subscriptions",
         "/api/v1/events",
         "/api/v1/plans",
+        "/api/v1/usage",
+        "/api/v1/usage/top-customers",
     ]
     schemes = description["components"]["securitySchemes"]
     assert list(schemes) == ["ApiKey"]
