@@ -21,8 +21,10 @@ from reconciliation.api import router as reconciliation_router
 from usage.api.backfills import router as backfills_router
 from usage.api.corrections import router as corrections_router
 from usage.api.openapi import OPENAPI_PATHS
+from usage.api.questions import router as usage_router
 from usage.api.stories import router as stories_router
 from usage.api.submissions import router as submissions_router
+from usage.questions import Unanswerable
 
 log = structlog.get_logger(__name__)
 
@@ -57,6 +59,7 @@ api.add_router("/v1", stories_router)
 api.add_router("/v1", corrections_router)
 api.add_router("/v1", backfills_router)
 api.add_router("/v1", reconciliation_router)
+api.add_router("/v1", usage_router)
 
 
 @api.exception_handler(NotAuthenticated)
@@ -89,6 +92,12 @@ def _no_such(_: HttpRequest, error: NoSuch) -> HttpResponse:
             errors=[{"field": error.field, "reason": str(error)}],
         )
     return problem(404, "Not found", str(error))
+
+
+@api.exception_handler(Unanswerable)
+def _unanswerable(_: HttpRequest, error: Unanswerable) -> HttpResponse:
+    errors = [{"field": error.field, "reason": error.reason}]
+    return problem(422, "Invalid request", str(error), errors=errors)
 
 
 @api.exception_handler(CustomerConflict)

@@ -394,6 +394,8 @@ USAGE_LEASE_SECONDS = 60
 """How long a claim lasts; then its outcome counts as unknown."""
 USAGE_DOUBT_HOURS = 23
 """How long after the first unknown outcome an identifier is sent again; Stripe keeps it 24 h."""
+USAGE_QUERY_SECONDS = env.whole("USAGE_QUERY_SECONDS", 10, at_least=1, at_most=60)
+"""How long the database may count for one question about usage; then it is refused as too large."""
 
 # --- reconciliation ------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from psycopg.errors import QueryCanceled
 
 from billing import steps
 from billing.models import MeterVersion
-from usage import running
+from usage import quarters, running
 from usage.clock import Clock
 from usage.folding import fold, share_boundaries
 from usage.freezing import freeze
@@ -94,10 +94,11 @@ def fold_batches(batches: Sequence[tuple[int, int]], *, now: datetime) -> FlushR
     )
     batch_ids = [batch_id for batch_id, _ in batches]
     IngestBatch.objects.filter(pk__in=batch_ids).update(run=run)
-    cells = fold(batch_ids=batch_ids, versions=versions, now=now)
+    cells = fold(batch_ids=batch_ids, versions=versions, now=now, keep_quarters=True)
     submission_count = freeze(run, [cell for cell in cells if not cell.held_reason], now=now)
     held_count = hold(run, cells, now=now)
     values = running.fold(run, batch_ids=batch_ids, versions=versions, now=now)
+    quarters.write(run, batch_ids=batch_ids, versions=versions)
     return FlushResult(
         run.batch_count,
         run.event_count,

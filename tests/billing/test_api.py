@@ -372,6 +372,8 @@ def test_description_holds_every_route_and_usages_own(client):
         "/api/v1/submissions",
         "/api/v1/submissions/{identifier}",
         "/api/v1/submissions/{identifier}/cancel",
+        "/api/v1/usage",
+        "/api/v1/usage/top-customers",
         "/api/v1/voids",
     ]
     schemes = description["components"]["securitySchemes"]

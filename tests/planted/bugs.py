@@ -699,7 +699,7 @@ FOLDING = (
         "Usage of a period's first instant is billed in the one before.",
         (
             Words(
-                "usage.folding:FOLD",
+                "usage.folding:FED",
                 "date_trunc('hour', event.occurred_at, 'UTC') AS window_start",
                 "date_trunc('hour', event.occurred_at - interval '1 microsecond', 'UTC')"
                 " AS window_start",
@@ -713,7 +713,7 @@ FOLDING = (
         "Usage of the old period is billed in the new one.",
         (
             Words(
-                "usage.folding:FOLD", "CASE WHEN cuts.instants IS NULL THEN", "CASE WHEN true THEN"
+                "usage.folding:FED", "CASE WHEN cuts.instants IS NULL THEN", "CASE WHEN true THEN"
             ),
         ),
         (FLUSH + "a_cell_is_cut_at_each_billing_boundary",),
@@ -778,7 +778,7 @@ FOLDING = (
         "void_counts_for_it",
         "A void adds its event's quantity once more.",
         "Double billing of just what a person has taken back.",
-        (Words("usage.folding:FOLD", "THEN 1 ELSE -1 END AS sign", "THEN 1 ELSE 1 END AS sign"),),
+        (Words("usage.folding:FED", "THEN 1 ELSE -1 END AS sign", "THEN 1 ELSE 1 END AS sign"),),
         (VOIDING + "a_void_counts_minus_its_value_and_minus_one_call",),
     ),
     Bug(

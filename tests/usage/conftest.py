@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
+from urllib.parse import urlencode
 
 import msgspec
 import pytest
 
-from billing import meter_checks
-from billing.enums import Aggregation
+from billing import authentication, meter_checks
+from billing.enums import Aggregation, Scope
 from billing.gateway.client import connection as stripe
 from billing.models import Customer, Meter, MeterVersion, Source
 from stripe_emulator import Emulator
@@ -100,6 +101,23 @@ def store(source, meters, now) -> Callable[..., list[Outcome]]:
         return accept(source_id=source.pk, reports=reports, now=at)
 
     return store
+
+
+USAGE = "/api/v1/usage"
+
+
+@pytest.fixture
+def ask(db, client) -> Callable[..., Any]:
+    """Ask a question about usage with a key that may see everybody; return the answer."""
+    _, everybody = authentication.issue("console", [Scope.READ])
+
+    def ask(
+        path: str = USAGE, *, key: str = everybody, accept: str = "*/*", **question: Any
+    ) -> Any:
+        address = f"{path}?{urlencode(question, doseq=True)}"
+        return client.get(address, headers={"authorization": f"Bearer {key}", "accept": accept})
+
+    return ask
 
 
 EVENTS_PATH = "/v1/billing/meter_events"

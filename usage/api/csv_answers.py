@@ -12,8 +12,8 @@ from django.http import HttpRequest, HttpResponse
 
 JSON = "application/json"
 CSV = "text/csv"
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What a spreadsheet takes for the beginning of a formula, when it opens a file of ours."""
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
+"""What a spreadsheet takes for the beginning of a formula, and the mark that prevents it."""
 
 
 def wants_csv(request: HttpRequest) -> bool:
@@ -40,6 +40,7 @@ def csv_answer(
     for row in rows:
         writer.writerow(_cell(row[column], is_text=column in texts) for column in columns)
     answer = HttpResponse(written.getvalue(), content_type=f"{CSV}; charset=utf-8")
+    answer["Vary"] = "Accept"
     answer["Content-Disposition"] = f'attachment; filename="{name}"'
     if next_page:
         answer["Link"] = f'<{next_page}>; rel="next"'

@@ -11,6 +11,7 @@ from billing import cases, steps
 from billing.enums import CaseKind
 from usage.invariants.invariant import Violation
 from usage.invariants.periods import PERIOD_INVARIANTS
+from usage.invariants.quarters import QUARTER_INVARIANTS
 from usage.invariants.reports import REPORT_INVARIANTS
 from usage.invariants.running import RUNNING_INVARIANTS
 from usage.invariants.submissions import SUBMISSION_INVARIANTS
@@ -22,7 +23,13 @@ STRIPE_AHEAD = "5 minutes"
 CASE_HOURS = 24
 SAMPLE = 20
 """So many violating rows of each are shown."""
-INVARIANTS = SUBMISSION_INVARIANTS + RUNNING_INVARIANTS + PERIOD_INVARIANTS + REPORT_INVARIANTS
+INVARIANTS = (
+    SUBMISSION_INVARIANTS
+    + RUNNING_INVARIANTS
+    + PERIOD_INVARIANTS
+    + REPORT_INVARIANTS
+    + QUARTER_INVARIANTS
+)
 
 
 def violations() -> tuple[Violation, ...]:

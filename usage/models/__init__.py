@@ -6,6 +6,7 @@ from usage.models.event import EventConflict, FlushRun, IngestBatch, UsageEvent
 from usage.models.fence import Fence
 from usage.models.held import HeldUsage
 from usage.models.observation import Observation
+from usage.models.quarter import QuarterReading, QuarterUsage, RunHour
 from usage.models.replacement import Replacement
 from usage.models.running import RunningName, RunningValue
 from usage.models.submission import Attempt, Submission, SubmissionState
@@ -24,7 +25,10 @@ __all__ = [
     "HeldUsage",
     "IngestBatch",
     "Observation",
+    "QuarterReading",
+    "QuarterUsage",
     "Replacement",
+    "RunHour",
     "RunningName",
     "RunningValue",
     "Submission",

@@ -6,4 +6,5 @@ CASES = {
     "delivery-stream": "tests.bench.cases.delivery_stream",
     "delivery-v1": "tests.bench.cases.delivery_v1",
     "flush": "tests.bench.cases.flush",
+    "questions": "tests.bench.cases.questions",
 }
