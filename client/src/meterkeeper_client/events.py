@@ -1,0 +1,72 @@
+"""One use as the CloudEvent that is sent: checked, and written out as JSON at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from decimal import Decimal
+from json.encoder import encode_basestring as quoted
+
+MAX_WORD_CHARACTERS = 200
+MAX_DATA_BYTES = 8 * 1024
+MAX_EXPONENT = 30
+"""These three are the server's own limits; see its description of `POST /api/v1/events`."""
+
+
+class InvalidEvent(ValueError):
+    """The arguments make no event the server could take. The message tells why."""
+
+
+def event_line(type: str, customer: str, data: Mapping[str, object], id: str, time: str) -> bytes:  # noqa: A002 - the attributes' names
+    """Return the event as one line of JSON, without the line's end.
+
+    All of `data` is read now, however deep, so that a later change to it changes nothing here.
+
+    Raises:
+        InvalidEvent, TypeError, ValueError, RecursionError: it cannot be sent.
+    """
+    for name, word in (("type", type), ("customer", customer), ("id", id)):
+        if not isinstance(word, str) or not 0 < len(word) <= MAX_WORD_CHARACTERS:
+            raise InvalidEvent(f"{name} must be text of 1 to {MAX_WORD_CHARACTERS} characters")
+    if not isinstance(data, dict):
+        if not isinstance(data, Mapping):
+            raise InvalidEvent("data must be a mapping")
+        data = dict(data)
+    text = _encode(data)
+    if len(text) > MAX_DATA_BYTES or not (text.isascii() or len(text.encode()) <= MAX_DATA_BYTES):
+        raise InvalidEvent(f"data must be at most {MAX_DATA_BYTES} bytes as JSON")
+    return (
+        f'{{"specversion":"1.0","source":"meterkeeper-client","id":{quoted(id)}'
+        f',"type":{quoted(type)},"subject":{quoted(customer)}'
+        f',"time":{quoted(time)},"data":{text}}}'
+    ).encode()
+
+
+def instant(time: datetime | str | None, nanoseconds: int) -> str:
+    """Return `time`, or the Unix time in `nanoseconds` when it is None, as RFC 3339 text.
+
+    Raises:
+        InvalidEvent: it has no offset, so nobody knows when it was.
+    """
+    if time is None:
+        time = datetime.fromtimestamp(nanoseconds / 1e9, timezone.utc)
+    if isinstance(time, str):
+        return time
+    if not isinstance(time, datetime) or time.tzinfo is None:
+        raise InvalidEvent("time must be a datetime with an offset, or RFC 3339 text")
+    return time.isoformat()
+
+
+def _plain(value: object) -> str:
+    """Return an exact decimal as the text the server reads; there is no other kind it would."""
+    if not isinstance(value, Decimal):
+        raise InvalidEvent(f"data holds a {value.__class__.__name__}, which JSON has not")
+    if not value.is_finite() or abs(value.adjusted()) > MAX_EXPONENT:
+        raise InvalidEvent("data holds a decimal that is no quantity")
+    return format(value, "f")
+
+
+_encode = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain
+).encode
