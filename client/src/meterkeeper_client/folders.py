@@ -29,6 +29,7 @@ class Folder:
         self.path = path
         self._position = position
         self._segment, self._offset = 1, 0
+        self._is_own = True
         self._file: FileIO | None = None
         self._ends: list[int] = []
         self._freed = 0
@@ -59,11 +60,11 @@ class Folder:
             is_finished = self._segment < self.last
             asked = max(most_bytes, LEAST_READ_BYTES)
             data = self._bytes(asked)
-            lines = self._cut(data, most, most_bytes)
+            lines, end = self._cut(data, most, most_bytes)
             if lines:
                 return lines
             # Nothing whole in it: torn lines, or more of what is no line than was asked for.
-            skipped = data.rfind(b"\n") + 1 or (len(data) if len(data) == asked else 0)
+            skipped = end or (len(data) if len(data) == asked else 0)
             if skipped:
                 self._offset += skipped
             elif is_finished:
@@ -79,20 +80,21 @@ class Folder:
                 return b""
         return os.pread(self._file.fileno(), most, self._offset)
 
-    def _cut(self, data: bytes, most: int, most_bytes: int) -> list[bytes]:
-        """Return the whole lines of `data`, and keep in `_ends` where each of them ends."""
+    def _cut(self, data: bytes, most: int, most_bytes: int) -> tuple[list[bytes], int]:
+        """Return the whole lines of `data` and where the last ends; keep where each ends."""
         lines: list[bytes] = []
         self._ends = []
         size = end = 0
-        for line in data.split(b"\n")[:-1]:
-            end += len(line) + 1
-            if is_whole(line):
-                size += len(line) + 1
-                if lines and (len(lines) == most or size > most_bytes):
+        for line in data.split(b"\n", most)[:-1]:
+            length = len(line) + 1
+            if self._is_own or is_whole(line):
+                size += length
+                if lines and size > most_bytes:
                     break
                 lines.append(line)
-                self._ends.append(end)
-        return lines
+                self._ends.append(end + length)
+            end += length
+        return lines, end
 
     def done(self, count: int) -> None:
         """Settle the first `count` lines of the last `read`."""
@@ -123,6 +125,7 @@ class Folder:
 
     def take_over(self) -> None:
         """Find out what a dead process left: read its position and count its lines."""
+        self._is_own = False
         numbers = sorted(int(path.name) for path in self.path.iterdir() if path.name.isdecimal())
         if not numbers:
             return

@@ -92,6 +92,8 @@ class Sender:
         self._batch_events = self._most_events = batch_events
         self._most_bytes = MOST_BATCH_BYTES
         self._linger_seconds = linger_seconds
+        # Of our own: the program may have seeded the shared one, and counts on what follows.
+        self._random = random.Random()  # noqa: S311 - spreads load, keeps no secret
         self._wake = threading.Event()
         self._wake_at = NEVER
         self._thread: threading.Thread | None = None
@@ -318,7 +320,7 @@ class Sender:
     def _wait_to_retry(self, answer: Answer, failures: int) -> None:
         """Wait a random part of a span that doubles, and first as long as the server asks for."""
         ceiling = min(MOST_BACK_OFF_SECONDS, FIRST_BACK_OFF_SECONDS * 2 ** min(failures - 1, 10))
-        seconds = random.uniform(0, ceiling)  # noqa: S311 - spreads load, keeps no secret
+        seconds = self._random.uniform(0, ceiling)
         kind = "busy" if answer.is_answered else "unreachable"
         if answer.fate is Fate.DENIED:
             kind = "denied"
