@@ -46,7 +46,7 @@ class Spool:
     @property
     def backlog(self) -> int:
         """How many events of dead processes are not settled; 1 while nobody has looked yet."""
-        if self._adopted_at < 0:
+        if self._adopted_at < 0 and not self._is_closed:
             return 1
         return sum(folder.waiting for folder in self._adopted)
 
@@ -146,6 +146,7 @@ class Spool:
 
     def close(self) -> int:
         """Leave what is not settled to the next process. Called with the lock held."""
+        self._is_closed = True
         if self._writing is not None:
             self._writing.close()
         if self._own is not None:
@@ -154,7 +155,10 @@ class Spool:
             else:
                 self._own.close()
         for folder in self._adopted:
-            folder.close()
+            if folder.waiting:
+                folder.close()
+            else:
+                folder.remove()
         self._own = self._writing = self._reading = None
         return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import gzip
 import http.client
@@ -13,6 +14,10 @@ from email.message import Message
 from email.utils import parsedate_to_datetime
 from enum import Enum
 from urllib.parse import urlsplit
+
+# Python loads it at the first look-up of a host. If that is in one thread while another forks, the
+# child finds it half loaded, and can never look up a host again.
+codecs.lookup("idna")
 
 MOST_ANSWER_BYTES = 1024 * 1024
 MOST_RETRY_AFTER_SECONDS = 3600.0
