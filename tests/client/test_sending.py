@@ -279,7 +279,7 @@ def test_a_callback_may_fail_and_may_use_the_client(server):
         time.sleep(0.01)
 
     assert client.close()
-    assert seen == [("refused", False, 1)]
+    assert seen == [("refused", False, 0)]
     assert [event["data"] for event in server.stored.values()] == [{"about": "data is bad"}]
 
 

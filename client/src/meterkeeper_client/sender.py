@@ -308,14 +308,15 @@ class Sender:
             refused = [(lines[refusal.index], refusal.detail) for refusal in answer.refusals]
         else:
             refused = [(line, answer.detail) for line in lines]
+        # Before it counts as settled, so that whoever waits for a flush has been told by then.
+        for line, detail in refused:
+            self._problems.refused(Problem("refused", detail, id_of(line)))
         with self._changed:
             self._store.done(len(lines))
             self._stored += len(lines) - len(refused)
             self._refused += len(refused)
             self._most_events = min(self._batch_events, self._most_events * 2)
             self._changed.notify_all()
-        for line, detail in refused:
-            self._problems.refused(Problem("refused", detail, id_of(line)))
 
     def _wait_to_retry(self, answer: Answer, failures: int) -> None:
         """Wait a random part of a span that doubles, and first as long as the server asks for."""

@@ -5,4 +5,5 @@ CASES = {
     "delivery-stream": "tests.bench.cases.delivery_stream",
     "delivery-v1": "tests.bench.cases.delivery_v1",
     "flush": "tests.bench.cases.flush",
+    "client-record": "tests.bench.cases.client_record",
 }
