@@ -133,6 +133,17 @@ def test_what_waits_is_sent_at_the_end_of_the_program(run, server):
     assert list(server.stored) == ids
 
 
+def test_what_a_forgotten_client_holds_is_sent_at_the_end_too(run, server):
+    [ids] = run("""
+import gc
+print(json.dumps(record(100)))
+del client
+gc.collect()
+""")
+
+    assert list(server.stored) == ids
+
+
 def test_a_program_ends_in_time_without_a_server(run, server, make_client):
     began = time.monotonic()
 

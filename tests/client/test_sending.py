@@ -312,13 +312,24 @@ def test_record_waits_for_nobody_while_the_server_hangs(make_client, server, eit
     assert client.flush(10)
 
 
-def test_an_event_is_kept_also_when_the_lock_is_held(client, server):
+def test_an_event_recorded_amid_another_is_kept(client, server):
+    """As from a signal handler: within `record()` the lock is held by the same thread."""
     record(client, 1)
     client.flush(5)
-    with client._sender._lock:
-        late = record(client, 2)
+    sender, late = client._sender, []
+    put = sender._store.put
 
-    assert client.stats().recorded == 3
+    def interrupted(line):
+        sender._store.put = put
+        late.extend(record(client, 2))
+        return put(line)
+
+    sender._store.put = interrupted
+    began = time.monotonic()
+    late += record(client, 1)
+
+    assert time.monotonic() - began < 0.4
+    assert client.stats().recorded == 4
     assert client.flush(5)
     assert set(late) < set(server.stored)
 

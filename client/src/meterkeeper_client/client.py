@@ -90,7 +90,8 @@ class Meterkeeper:
         self._exit_seconds = exit_seconds
         self._start_anew()
         _clients.add(self)
-        atexit.register(_close, weakref.ref(self))
+        # It also keeps the client from vanishing with events in it, until it is closed.
+        atexit.register(self._close_at_exit)
 
     def _start_anew(self) -> None:
         self._sender = self._make_sender()
@@ -148,7 +149,7 @@ class Meterkeeper:
         What is not sent in time is dropped and counted; with a spool it stays for the next process.
         """
         self._check_process()
-        _clients.discard(self)
+        atexit.unregister(self._close_at_exit)
         return self._sender.close(timeout)
 
     def stats(self) -> Stats:
@@ -211,12 +212,6 @@ def _reason(error: Exception) -> str:
 
 
 _clients: weakref.WeakSet[Meterkeeper] = weakref.WeakSet()
-
-
-def _close(client: weakref.ref[Meterkeeper]) -> None:
-    alive = client()
-    if alive is not None:
-        alive._close_at_exit()  # noqa: SLF001 - of this module
 
 
 def _start_children_anew() -> None:

@@ -38,8 +38,9 @@ class Folder:
         self.written = 0
         """Bytes in all its segments so far, also in those that are gone."""
         self.waiting = 0
+        """Of a folder taken over: lines that are not settled."""
         self.torn = 0
-        """Of a folder taken over: lines that were being written when its process ended."""
+        """Of such a folder: lines that were being written when its process ended."""
 
     @property
     def size(self) -> int:

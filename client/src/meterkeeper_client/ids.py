@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 
@@ -9,7 +10,6 @@ COUNTED_BITS = 74
 """What RFC 9562 leaves free after the milliseconds, the version and the variant."""
 SPARE_BITS = 1
 """Left zero at the start of a millisecond, so that counting on never runs over."""
-PATIENCE_SECONDS = 0.02
 
 
 class Ids:
@@ -21,23 +21,23 @@ class Ids:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._millis = -1
-        self._tail = 0
+        self._current = (0, _random_tail(), itertools.count())
 
     def make(self, millis: int) -> str:
-        """Return a new id for the Unix time `millis`, in milliseconds."""
-        if not self._lock.acquire(timeout=PATIENCE_SECONDS):
-            # A signal or a finalizer came in between in the very thread that holds the lock.
-            return _text(millis, _random_tail())
-        try:
-            if millis > self._millis:
-                self._millis = millis
-                self._tail = _random_tail()
-            else:
-                self._tail += 1
-            return _text(self._millis, self._tail)
-        finally:
-            self._lock.release()
+        """Return a new id for the Unix time `millis`, in milliseconds.
+
+        Nobody is waited for: while another thread begins the new millisecond, or this very one
+        was interrupted by a signal while doing so, the old one is counted on.
+        """
+        then, first, counter = self._current
+        if millis > then and self._lock.acquire(blocking=False):
+            try:
+                if millis > self._current[0]:
+                    self._current = (millis, _random_tail(), itertools.count())
+                then, first, counter = self._current
+            finally:
+                self._lock.release()
+        return _text(then, first + next(counter))
 
 
 def _random_tail() -> int:

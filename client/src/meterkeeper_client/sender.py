@@ -23,7 +23,7 @@ DENIED_SECONDS = 30.0
 FLUSHING_SECONDS = 0.5
 """The longest pause while somebody waits for a flush, unless the server asked for a longer one."""
 TICK_SECONDS = 1.0
-PATIENCE_SECONDS = 0.02
+PATIENCE_SECONDS = 0.5
 MOST_BATCH_BYTES = 512 * 1024
 LEAST_BATCH_BYTES = 16 * 1024
 UNREADABLE_TRIES = 3
@@ -98,6 +98,7 @@ class Sender:
         self._wake_at = NEVER
         self._thread: threading.Thread | None = None
         self._aside: deque[tuple[str, bytes, str, str]] = deque()
+        self._holder = 0
         self._flushers = 0
         self.is_closing = False
         self._is_stopping = False
@@ -107,14 +108,18 @@ class Sender:
 
     def put(self, event_id: str, line: bytes, kind: str = "", detail: str = "") -> None:
         """Keep an event for sending, or count it as dropped when `kind` names a problem."""
-        if self._lock.acquire(timeout=PATIENCE_SECONDS):
+        if self._lock.acquire(blocking=False) or (
+            self._holder != threading.get_ident() and self._lock.acquire(timeout=PATIENCE_SECONDS)
+        ):
+            self._holder = threading.get_ident()
             try:
                 self._take(event_id, line, kind, detail)
             finally:
+                self._holder = 0
                 self._lock.release()
         elif len(self._aside) < MOST_ASIDE:
-            # A signal or a finalizer came in between in the thread that holds the lock, or the disk
-            # stalls. The sender takes it from here.
+            # A signal handler or a finalizer interrupted this very function, or the disk stalls.
+            # The sender takes it from here.
             self._aside.append((event_id, line, kind, detail))
         else:
             self._lost_aside += 1
@@ -225,6 +230,7 @@ class Sender:
                 log.exception("the sender failed and goes on")
                 with self._lock:
                     self._problems.note("internal", f"{error.__class__.__name__}: {error}")
+                self._wake.clear()
                 self._wake.wait(TICK_SECONDS)
         with self._lock:
             self._finish()
