@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import socket
+import ssl
 import threading
 from collections import Counter, deque
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ LOST = Reply(is_lost=True)
 class Server:
     """Serves from threads of its own; what it saw may be read at any time."""
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self.script: deque[Reply] = deque()
         self.otherwise: Reply | None = None
         """Answers when the script is used up; None keeps the contract."""
@@ -53,6 +54,9 @@ class Server:
         self.gate.set()
         self._lock = threading.Lock()
         self._http = _Listener(("127.0.0.1", port), _handler(self))
+        if tls:
+            self._http.socket = tls.wrap_socket(self._http.socket, server_side=True)
+        self._scheme = "https" if tls else "http"
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
 
@@ -62,7 +66,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self._scheme}://127.0.0.1:{self.port}"
 
     def answer(self, raw: bytes, headers: dict[str, str]) -> Reply:
         self.gate.wait(20)

@@ -68,9 +68,12 @@ def test_time_keeps_its_offset_and_is_now_without_one_given():
 
     assert instant(given_at, 0) == "2026-11-20T14:00:00+02:00"
     assert instant("2026-11-20T12:00:00Z", 0) == "2026-11-20T12:00:00Z"
-    assert instant(None, 1_795_000_000_123_456_789) == (
-        datetime.fromtimestamp(1_795_000_000.123456789, UTC).isoformat()
-    )
+    second = 1_795_000_000
+    for rest, text in [(0, "000000"), (123_456_789, "123456"), (999_999_999, "999999")]:
+        for later in (0, 1, 0):
+            expected = datetime.fromtimestamp(second + later, UTC).strftime("%Y-%m-%dT%H:%M:%S.")
+            given_back = instant(None, (second + later) * 10**9 + rest)
+            assert given_back == f"{expected}{text}Z"
 
 
 def test_time_without_an_offset_is_refused():

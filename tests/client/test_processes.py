@@ -97,9 +97,8 @@ os.wait()
     assert len(server.stored) == 1
 
 
-def test_a_child_does_not_keep_the_lock_of_a_dead_parent(run, server, make_client, tmp_path):
-    if not run.spool:
-        pytest.skip("there is no lock without a spool")
+@pytest.mark.parametrize("run", ["spool"], indirect=True)
+def test_a_child_does_not_keep_the_lock_of_a_dead_parent(run, server, make_client):
     dead = "http://127.0.0.1:9"
     [pid] = run(
         """

@@ -3,6 +3,9 @@
 import asyncio
 import json
 import logging
+import shutil
+import ssl
+import subprocess
 import threading
 import time
 import uuid
@@ -36,7 +39,7 @@ def test_a_recorded_use_is_stored_as_it_was(client, server):
     assert client.flush(5)
     assert uuid.UUID(event_id).version == 7
     [event] = server.stored.values()
-    assert event.pop("time").endswith("+00:00")
+    assert event.pop("time").endswith("Z")
     assert event == {
         "specversion": "1.0",
         "source": "meterkeeper-client",
@@ -387,3 +390,48 @@ def test_an_event_loop_goes_on_while_it_flushes(server):
     assert list(server.stored) == ids
     assert client.record("llm.call", "acme", {}) not in server.stored
     assert client.stats().dropped == 1
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificate")
+def test_a_certificate_is_checked_before_a_byte_is_told(make_client, tmp_path, problems):
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        [
+            *[
+                "openssl",
+                "req",
+                "-x509",
+                "-newkey",
+                "rsa:2048",
+                "-nodes",
+                "-days",
+                "2",
+                "-subj",
+                "/CN=test",
+            ],
+            *("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+    server = Server(tls=tls)
+    try:
+        doubtful = make_client(server.url)
+        record(doubtful, 1)
+        assert not doubtful.flush(1)
+        assert server.bodies == []
+        assert "CERTIFICATE_VERIFY_FAILED" in problems[0].detail
+        trusting = make_client(
+            server.url, ssl_context=ssl.create_default_context(cafile=certificate)
+        )
+
+        ids = record(trusting, 10)
+
+        assert trusting.flush(5)
+        assert list(server.stored) == ids
+        doubtful.close(0)
+        trusting.close(0)
+    finally:
+        server.close()

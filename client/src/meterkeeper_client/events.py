@@ -50,12 +50,26 @@ def instant(time: datetime | str | None, nanoseconds: int) -> str:
         InvalidEvent: it has no offset, so nobody knows when it was.
     """
     if time is None:
-        time = datetime.fromtimestamp(nanoseconds / 1e9, timezone.utc)
+        return _utc(nanoseconds)
     if isinstance(time, str):
         return time
     if not isinstance(time, datetime) or time.tzinfo is None:
         raise InvalidEvent("time must be a datetime with an offset, or RFC 3339 text")
     return time.isoformat()
+
+
+_last_second = (-1, "")
+
+
+def _utc(nanoseconds: int) -> str:
+    """Return a Unix time as text. The text of the second is kept: it is most of the work."""
+    global _last_second  # noqa: PLW0603 - one reference, replaced whole
+    second, rest = divmod(nanoseconds, 1_000_000_000)
+    known, text = _last_second
+    if known != second:
+        text = datetime.fromtimestamp(second, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
+        _last_second = (second, text)
+    return f"{text}.{rest // 1_000:06d}Z"
 
 
 def _plain(value: object) -> str:

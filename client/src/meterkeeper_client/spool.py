@@ -59,6 +59,8 @@ class Spool:
     def disk_bytes(self) -> int:
         """How large the files are, this process's own and those it has taken over."""
         own = 0 if self._own is None else self._own.size
+        if not self._adopted:
+            return own
         return own + sum(folder.size for folder in self._adopted)
 
     def put(self, line: bytes) -> tuple[str, str]:
