@@ -67,6 +67,9 @@ print(json.dumps([ids, client.flush(5), client.stats().recorded, client.stats().
 
 def test_children_forked_within_a_millisecond_share_no_id(run, server):
     printed = run("""
+from types import SimpleNamespace
+import meterkeeper_client.client
+meterkeeper_client.client.clock = SimpleNamespace(time_ns=lambda: 1_795_000_000_000_000_000)
 record(1)
 for _ in range(20):
     if os.fork() == 0:

@@ -199,6 +199,7 @@ def test_a_folder_removed_while_its_lock_was_waited_for_is_not_taken(tmp_path, m
         lock(file, how)
         for path in folder.iterdir():
             path.unlink()
+        folder.rmdir()
 
     monkeypatch.setattr("fcntl.flock", lose_the_race)
 

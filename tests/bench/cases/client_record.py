@@ -3,7 +3,8 @@
 One thread reports LLM calls as fast as it can, and the client's own thread sends them meanwhile to a
 server in another process that takes everything. `p50` and `p99` are of single calls by the wall
 clock, the clock itself (0.05 µs) included; `mean` is of all calls; `own CPU` leaves out what others on
-the machine, and the sender, took in between.
+the machine, and the sender, took in between; `no CPU` is the part of the mean in which the thread could
+have run and no processor was free, which is the machine's load and not the client's.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from meterkeeper_client import Meterkeeper
 
@@ -69,6 +71,7 @@ class _Recording:
     _client: Meterkeeper | None = None
     _nanoseconds: list[int] = field(default_factory=list)
     _cpu_seconds: float = 0.0
+    _waited_nanoseconds: int = 0
 
     def variant(self, reference: str | None) -> Variant:
         return Variant(
@@ -99,12 +102,14 @@ class _Recording:
         assert self._client is not None
         record, now = self._client.record, time.perf_counter_ns
         taken = [0] * self.calls
+        waited_before = _waited_for_cpu()
         cpu_before = time.thread_time()
         for index in range(self.calls):
             began = now()
             record("llm.call", "customer-1", USE)
             taken[index] = now() - began
         self._cpu_seconds = time.thread_time() - cpu_before
+        self._waited_nanoseconds = _waited_for_cpu() - waited_before
         self._nanoseconds = taken
 
     def check(self) -> None:
@@ -130,4 +135,10 @@ class _Recording:
             "p50 µs": cuts[49] / 1_000,
             "p99 µs": cuts[98] / 1_000,
             "own CPU µs": self._cpu_seconds * 1_000_000 / self.calls,
+            "no CPU µs": self._waited_nanoseconds / 1_000 / self.calls,
         }
+
+
+def _waited_for_cpu() -> int:
+    """Return for how many nanoseconds this thread was ready to run and did not."""
+    return int(Path("/proc/thread-self/schedstat").read_text().split()[1])
