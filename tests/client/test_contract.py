@@ -47,7 +47,7 @@ def test_events_are_stored_under_their_ids_times_and_data(ours, now):
 
 
 def test_a_repetition_after_a_lost_answer_is_a_duplicate(ours, monkeypatch):
-    """The first answer is thrown away after our server has stored the batch."""
+    """F01: the first answer is thrown away after our server has stored the batch."""
     client = ours()
     post = client._sender._transport._post
     calls = []
@@ -69,6 +69,7 @@ def test_a_repetition_after_a_lost_answer_is_a_duplicate(ours, monkeypatch):
 
 
 def test_refused_events_are_named_by_our_server_and_the_others_stored(ours):
+    """F12."""
     problems = []
     client = ours(on_problem=problems.append)
     good = [client.record("llm.call", "acme", {"input_tokens": 1}) for _ in range(3)]
@@ -88,6 +89,7 @@ def test_refused_events_are_named_by_our_server_and_the_others_stored(ours):
 
 
 def test_an_id_that_comes_back_with_another_payload_is_refused_as_a_conflict(ours):
+    """F04."""
     problems = []
     client = ours(on_problem=problems.append)
     for tokens in (1, 2):
