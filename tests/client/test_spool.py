@@ -112,7 +112,9 @@ def test_leftovers_go_before_what_is_new(tmp_path):
     spool.close()
 
 
-@pytest.mark.parametrize("position", [b"", b"xx", b"0000000001 7", b"1 99999", b"9 4", b"-1 -1"])
+@pytest.mark.parametrize(
+    "position", [b"", b"xx", b"0000000001 7", b"1 99999", b"9 4", b"9 0", b"0 0", b"-1 -1"]
+)
 def test_a_position_that_makes_no_sense_sends_everything_again(tmp_path, position):
     folder = dead_process(tmp_path, numbered(5), done=2)
     (folder / "position").write_bytes(position)

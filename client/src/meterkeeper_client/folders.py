@@ -131,7 +131,7 @@ class Folder:
         if not numbers:
             return
         self.last = numbers[-1]
-        self._segment, self._offset = self._read_position(numbers[0])
+        self._segment, self._offset = self._read_position(numbers)
         for number in numbers:
             path = self._name(number)
             if number < self._segment:
@@ -144,17 +144,17 @@ class Folder:
             self.waiting += whole
             self.torn += len(lines) - whole + bool(rest)
 
-    def _read_position(self, first: int) -> tuple[int, int]:
+    def _read_position(self, numbers: list[int]) -> tuple[int, int]:
         words = os.pread(self._position.fileno(), 64, 0).split()
         with contextlib.suppress(ValueError, OSError):
             segment, offset = map(int, words)
-            if segment >= first and offset == 0:
+            if segment in numbers and offset == 0:
                 return segment, 0
             with FileIO(self._name(segment)) as file:
                 # It must be the start of a line, or it was never written whole.
                 if os.pread(file.fileno(), 1, offset - 1) == b"\n":
                     return segment, offset
-        return first, 0
+        return numbers[0], 0
 
     def _write_position(self) -> None:
         # An old position stays right, so a failure here is none.
