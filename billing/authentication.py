@@ -107,6 +107,18 @@ class _KnownKey:
     expires_at: datetime | None
 
 
+def source_named(name: str) -> Source:
+    """Return the source of this name, made when new.
+
+    Raises:
+        SourceReserved: it is a source of our own.
+    """
+    if name.startswith(OUR_SOURCES):
+        raise SourceReserved(name)
+    source, _ = Source.objects.get_or_create(name=name)
+    return source
+
+
 def issue(
     source_name: str,
     scopes: Iterable[Scope],
@@ -120,9 +132,7 @@ def issue(
     Raises:
         SourceReserved: it is a source of our own.
     """
-    if source_name.startswith(OUR_SOURCES):
-        raise SourceReserved(source_name)
-    source, _ = Source.objects.get_or_create(name=source_name)
+    source = source_named(source_name)
     prefix = "mk_" + "".join(secrets.choice(PREFIX_CHARACTERS) for _ in range(PREFIX_LENGTH))
     plain = f"{prefix}_{secrets.token_urlsafe(SECRET_BYTES)}"
     key = ApiKey.objects.create(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import MappingProxyType
@@ -11,7 +12,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from billing.enums import Aggregation
-from billing.models import MeterVersion
+from billing.models import Customer, MeterVersion
 from billing.remembered import Remembered
 
 LATEST_USAGE = timedelta(days=35)
@@ -33,6 +34,18 @@ class ValueRule:
     is_name: bool
     effective_from: datetime
     effective_until: datetime | None
+
+    def binds(self, occurred_at: datetime) -> bool:
+        """Return whether it holds for an event that occurred at this instant."""
+        return self.effective_from <= occurred_at and (
+            self.effective_until is None or occurred_at < self.effective_until
+        )
+
+
+def unknown_customers(external_ids: AbstractSet[str]) -> frozenset[str]:
+    """Return which of these are nobody's external id."""
+    known = Customer.objects.filter(external_id__in=external_ids)
+    return frozenset(external_ids - set(known.values_list("external_id", flat=True)))
 
 
 def value_rules() -> Mapping[str, tuple[ValueRule, ...]]:

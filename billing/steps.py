@@ -15,14 +15,15 @@ from structlog.contextvars import bound_contextvars
 
 
 @contextmanager
-def commit(name: str, *, durable: bool = False) -> Iterator[None]:
+def commit(name: str, *, durable: bool = False, savepoint: bool = True) -> Iterator[None]:
     """Run the block as one transaction, or as a part of the one that is open.
 
     Where none was open, all of it is durable once the block is left, and nothing of it when that
     raises; only a connection lost in the commit itself leaves it open which. `durable` insists
-    that none was open.
+    that none was open. Without a `savepoint`, whoever has one open cannot go on with it after a
+    failure in here, and two round trips are spared.
     """
-    with bound_contextvars(step=name), transaction.atomic(durable=durable):
+    with bound_contextvars(step=name), transaction.atomic(durable=durable, savepoint=savepoint):
         yield
 
 

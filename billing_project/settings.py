@@ -364,7 +364,11 @@ BILLING_REFERENCE_CACHE_SECONDS = 30
 # --- usage ---------------------------------------------------------------------------------------
 
 USAGE_BODY_LIMIT_BYTES = 1024 * 1024
+USAGE_GZIP_RATIO = 200
+"""How many times its own length a gzip body may become; usage repeats itself, but not so much."""
 USAGE_EVENTS_PER_REQUEST = 1_000
+USAGE_SHARED_COMMIT_EVENTS = env.whole("USAGE_SHARED_COMMIT_EVENTS", 20, at_least=0, at_most=200)
+"""Requests of at most so many events share commits with others; 0: each has its own."""
 USAGE_LATE_DAYS = 34
 """Oldest `time` accepted. Stripe takes 35 days; the day between is ours to deliver in."""
 USAGE_AHEAD_SECONDS = 120

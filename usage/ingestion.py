@@ -1,132 +1,187 @@
-"""Accepting usage events: validate each, store those that can be billed, tell each one's outcome.
+"""Accepting usage events: judge each, store those that can be billed, tell each one's outcome.
 
-What makes a request durable is here; how it arrives is `usage.api`'s, what becomes of it `flush`'s.
+How events arrive over HTTP is `usage.api`'s, how they are written `storing`'s, and what becomes of
+them `flush`'s.
 """
 
 from __future__ import annotations
 
-import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
+from decimal import Decimal
 from typing import Any
 
-import msgspec
 from django.conf import settings
-from django.db import connection
+from django.utils import timezone
 
 from billing import steps
+from billing.authentication import source_named
 from billing.queries import ValueRule, value_rules
-from usage.models import EventConflict
+from usage import storing
+from usage.cloud_events import read_event
 from usage.names import InvalidName, check_name
-from usage.quantities import InvalidQuantity, read_quantity
-
-_CANONICAL = msgspec.json.Encoder(order="sorted", decimal_format="string")
-
-
-@dataclass(frozen=True, slots=True)
-class ReportedEvent:
-    """One event as its caller reported it. `occurred_at` is None when the caller gave no time."""
-
-    event_id: str
-    type: str
-    subject: str
-    occurred_at: datetime | None
-    data: Mapping[str, Any]
-    data_json: str
-
-    @property
-    def digest(self) -> bytes:
-        """What tells a repetition from a conflict: all that was reported, in canonical form."""
-        reported = (self.type, self.subject, self.occurred_at, self.data)
-        return hashlib.blake2b(_CANONICAL.encode(reported), digest_size=16).digest()
+from usage.quantities import MAX_VALUE, InvalidQuantity, read_quantity
+from usage.reports import CONFLICT, Outcome, Refusal, ReportedEvent, Row, Stored
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why an event was not stored: the field at fault and the reason, as its caller should read."""
+class Refused(ValueError):
+    """An event was not stored: the field at fault and the reason."""
 
-    field: str
-    reason: str
-
-
-class Stored(StrEnum):
-    """What became of an event that was not refused."""
-
-    ACCEPTED = "accepted"
-    DUPLICATE = "duplicate"
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(f"{refusal.field or 'the event'} {refusal.reason}")
+        self.field = refusal.field
+        self.reason = refusal.reason
 
 
-Outcome = Stored | Refusal
+def record(  # noqa: PLR0913 - the attributes of an event
+    *,
+    source: str,
+    event_id: str,
+    type: str,  # noqa: A002 - the attribute's name
+    customer: str,
+    data: Mapping[str, Any],
+    occurred_at: datetime | None = None,
+) -> Stored:
+    """Store one event that occurred in this very process, judged as one that comes over HTTP.
 
-CONFLICT = Refusal("id", "this id was stored before with another payload, which stays")
+    It joins the transaction its caller has open, and is billed if that commits; with none open it
+    is durable on return. `customer` is the external id, `source` the name of the producer, made
+    when new; `occurred_at` is aware, and now when left out. A repetition is a duplicate.
+
+    Raises:
+        Refused: it cannot be billed, or its id is known with another payload.
+        SourceReserved: the source is one of our own.
+    """
+    told: dict[str, Any] = {"id": event_id, "type": type, "subject": customer, "data": dict(data)}
+    if occurred_at is not None:
+        told["time"] = occurred_at.isoformat()
+    try:
+        report = read_event(json.dumps(told, default=_decimal_text).encode())
+    except TypeError as error:
+        raise Refused(Refusal("data", f"must hold JSON values only: {error}")) from error
+    [outcome] = accept(source_id=source_named(source).pk, reports=[report], now=timezone.now())
+    if isinstance(outcome, Refusal):
+        raise Refused(outcome)
+    return outcome
+
+
+def _decimal_text(value: Any) -> str:
+    if isinstance(value, Decimal):
+        return str(value)
+    raise TypeError(f"{value!r} is none")
 
 
 def accept(
     *, source_id: int, reports: Sequence[ReportedEvent | Refusal], now: datetime
 ) -> list[Outcome]:
-    """Store the valid events of one request and return every event's outcome, in order.
+    """Store the valid events of one source and return every event's outcome, in order.
 
     A refused event leaves no trace and its neighbours are stored. The same call again finds only
     duplicates. An id known with another payload is refused and kept as a conflict for staff; its
     first payload stays. All is one transaction: it is durable once the caller's outermost commit
     returns.
     """
-    rules = value_rules()
-    outcomes: list[Outcome] = [
-        report if isinstance(report, Refusal) else Stored.ACCEPTED for report in reports
-    ]
-    valid: dict[int, ReportedEvent] = {}
+    judge = _Judge.at(now)
+    outcomes: list[Outcome] = [Stored.ACCEPTED] * len(reports)
+    rows: dict[int, Row] = {}
     firsts: dict[str, int] = {}
     for index, report in enumerate(reports):
         if isinstance(report, Refusal):
+            outcomes[index] = report
             continue
-        refusal = _refusal(report, rules=rules, now=now)
+        refusal = judge.refusal(report)
         if refusal is not None:
             outcomes[index] = refusal
             continue
-        valid[index] = report
+        rows[index] = Row(report.event_id, report.digest, report)
         firsts.setdefault(report.event_id, index)
-    digests = {index: report.digest for index, report in valid.items()}
-    events = [(digests[index], valid[index]) for index in firsts.values()]
-    with steps.commit("usage.ingestion.accept"):
-        stored = _insert(source_id=source_id, events=events, now=now)
-        before = _digests(source_id, firsts.keys() - stored)
-        conflicts: list[tuple[bytes, ReportedEvent]] = []
-        for index, report in valid.items():
-            first = firsts[report.event_id]
-            if index == first and report.event_id in stored:
+    with steps.commit("usage.ingestion.accept", savepoint=False):
+        new = [rows[index] for index in firsts.values()]
+        stored = storing.insert(source_id=source_id, rows=new, now=now)
+        if len(stored) == len(rows):
+            return outcomes
+        before = storing.digests(source_id, firsts.keys() - stored)
+        conflicts: list[Row] = []
+        for index, row in rows.items():
+            first = firsts[row.event_id]
+            if index == first and row.event_id in stored:
                 continue
-            if digests[index] == before.get(report.event_id, digests[first]):
+            if row.digest == before.get(row.event_id, rows[first].digest):
                 outcomes[index] = Stored.DUPLICATE
             else:
                 outcomes[index] = CONFLICT
-                conflicts.append((digests[index], report))
-        _record_conflicts(source_id, conflicts, now)
+                conflicts.append(row)
+        storing.record_conflicts(source_id=source_id, rows=conflicts, now=now)
     return outcomes
 
 
-def _refusal(
-    report: ReportedEvent, *, rules: Mapping[str, Sequence[ValueRule]], now: datetime
-) -> Refusal | None:
-    if report.type not in rules:
-        return Refusal("type", f"{report.type!r} is read by no meter of the catalogue")
-    if report.occurred_at is not None:
-        if report.occurred_at > now + timedelta(seconds=settings.USAGE_AHEAD_SECONDS):
-            return Refusal("time", f"is more than {settings.USAGE_AHEAD_SECONDS} s in the future")
-        if report.occurred_at < now - timedelta(days=settings.USAGE_LATE_DAYS):
-            return Refusal("time", f"is more than {settings.USAGE_LATE_DAYS} days in the past")
-    occurred_at = report.occurred_at or now
-    for rule in rules[report.type]:
-        if occurred_at < rule.effective_from or (
-            rule.effective_until is not None and occurred_at >= rule.effective_until
-        ):
-            continue
-        reason = _value_refused(report.data.get(rule.value_property), rule)
-        if reason:
-            return Refusal(f"data.{rule.value_property}", reason)
-    return None
+def units_of(reports: Iterable[ReportedEvent | Refusal]) -> Decimal:
+    """Return what all values of these events that a meter reads come to, each in its own unit.
+
+    What is no quantity counts nothing: it will be refused.
+    """
+    total = Decimal(0)
+    rules = value_rules()
+    for report in reports:
+        if isinstance(report, ReportedEvent):
+            # A property several meters read is one value.
+            scales = {
+                rule.value_property: rule.scale
+                for rule in rules.get(report.type, ())
+                if not rule.is_name
+            }
+            for name, scale in scales.items():
+                with suppress(InvalidQuantity):
+                    total += Decimal(read_quantity(report.data.get(name), scale=scale)).scaleb(
+                        -scale
+                    )
+    return total
+
+
+@dataclass(frozen=True, slots=True)
+class _Judge:
+    """What is asked of an event at one moment."""
+
+    rules: Mapping[str, Sequence[ValueRule]]
+    now: datetime
+    oldest: datetime
+    newest: datetime
+
+    @classmethod
+    def at(cls, now: datetime) -> _Judge:
+        return cls(
+            rules=value_rules(),
+            now=now,
+            oldest=now - timedelta(days=settings.USAGE_LATE_DAYS),
+            newest=now + timedelta(seconds=settings.USAGE_AHEAD_SECONDS),
+        )
+
+    def refusal(self, report: ReportedEvent) -> Refusal | None:
+        rules = self.rules.get(report.type)
+        if rules is None:
+            return Refusal("type", f"{report.type!r} is read by no meter of the catalogue")
+        occurred_at = report.occurred_at
+        if occurred_at is not None:
+            if occurred_at > self.newest:
+                ahead = settings.USAGE_AHEAD_SECONDS
+                return Refusal("time", f"is more than {ahead} s in the future")
+            if occurred_at < self.oldest:
+                return Refusal("time", f"is more than {settings.USAGE_LATE_DAYS} days in the past")
+        data = report.data
+        for rule in rules:
+            value = data.get(rule.value_property)
+            # What nearly every value is, before anything that costs more is asked.
+            if type(value) is int and 0 <= value <= MAX_VALUE and not rule.scale:
+                continue
+            if not rule.binds(occurred_at or self.now):
+                continue
+            reason = _value_refused(value, rule)
+            if reason:
+                return Refusal(f"data.{rule.value_property}", reason)
+        return None
 
 
 def _value_refused(value: Any, rule: ValueRule) -> str:
@@ -141,108 +196,3 @@ def _value_refused(value: Any, rule: ValueRule) -> str:
     except (InvalidName, InvalidQuantity) as error:
         return str(error)
     return ""
-
-
-INSERT = """
-WITH batch AS (
-    SELECT nextval(pg_get_serial_sequence('usage_ingestbatch', 'id')) AS id
-), stored AS (
-    INSERT INTO usage_usageevent (
-        source_id, event_id, digest, type, subject, occurred_at, received_at, data, batch_id
-    )
-    SELECT %(source)s, event_id, digest, type, subject,
-           coalesce(occurred_at, %(now)s), %(now)s, data, batch.id
-    FROM batch, unnest(
-        %(ids)s::text[], %(digests)s::bytea[], %(types)s::text[], %(subjects)s::text[],
-        %(times)s::timestamptz[], %(data)s::jsonb[]
-    ) AS reported (event_id, digest, type, subject, occurred_at, data)
-    ON CONFLICT (source_id, event_id) DO NOTHING
-    RETURNING event_id, digest
-), recorded AS (
-    INSERT INTO usage_ingestbatch (id, source_id, received_at, event_count, checksum)
-    SELECT batch.id, %(source)s, %(now)s, count(*),
-           bit_xor(('x' || encode(substr(digest, 1, 8), 'hex'))::bit(64)::bigint)
-    FROM batch, stored GROUP BY batch.id
-)
-SELECT event_id FROM stored
-"""
-"""One statement, one round trip. A request of which nothing is new leaves no batch."""
-
-
-def _insert(
-    *, source_id: int, events: Sequence[tuple[bytes, ReportedEvent]], now: datetime
-) -> set[str]:
-    """Insert events, each id once, and their batch; return the ids that were new."""
-    if not events:
-        return set()
-    # In the order of their ids, so that two requests with the same events cannot deadlock.
-    rows = sorted(events, key=lambda row: row[1].event_id)
-    with connection.cursor() as cursor:
-        cursor.execute(
-            INSERT,
-            {
-                "source": source_id,
-                "now": now,
-                "ids": array_literal(event.event_id for _, event in rows),
-                "digests": array_literal(f"\\x{digest.hex()}" for digest, _ in rows),
-                "types": array_literal(event.type for _, event in rows),
-                "subjects": array_literal(event.subject for _, event in rows),
-                "times": array_literal(
-                    event.occurred_at.isoformat() if event.occurred_at else None
-                    for _, event in rows
-                ),
-                "data": array_literal(event.data_json for _, event in rows),
-            },
-        )
-        return {event_id for (event_id,) in cursor.fetchall()}
-
-
-def array_literal(elements: Iterable[str | None]) -> str:
-    """Return PostgreSQL's text form of an array: far cheaper than adapting a list of objects."""
-    return (
-        "{"
-        + ",".join(
-            "NULL"
-            if element is None
-            else '"' + element.replace("\\", "\\\\").replace('"', '\\"') + '"'
-            for element in elements
-        )
-        + "}"
-    )
-
-
-def _digests(source_id: int, event_ids: Iterable[str]) -> dict[str, bytes]:
-    ids = list(event_ids)
-    if not ids:
-        return {}
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT event_id, digest FROM usage_usageevent"
-            " WHERE source_id = %s AND event_id = ANY(%s::text[])",
-            [source_id, array_literal(ids)],
-        )
-        return {event_id: bytes(digest) for event_id, digest in cursor.fetchall()}
-
-
-def _record_conflicts(
-    source_id: int, conflicts: Iterable[tuple[bytes, ReportedEvent]], now: datetime
-) -> None:
-    EventConflict.objects.bulk_create(
-        [
-            EventConflict(
-                source_id=source_id,
-                event_id=event.event_id,
-                received_at=now,
-                digest=digest,
-                payload={
-                    "type": event.type,
-                    "subject": event.subject,
-                    "time": event.occurred_at and event.occurred_at.isoformat(),
-                    "data": msgspec.json.decode(event.data_json),
-                },
-            )
-            for digest, event in conflicts
-        ],
-        # The same conflict again is the same fact.
-        ignore_conflicts=True,
-    )

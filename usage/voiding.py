@@ -17,7 +17,7 @@ from django.db import connection
 from billing import steps
 from billing.authentication import OUR_SOURCES
 from billing.models import Source
-from usage.ingestion import array_literal
+from usage.storing import array_literal
 
 CORRECTIONS = f"{OUR_SOURCES}corrections"
 """The source of void events. No API key speaks for it, so no caller's id can meet theirs."""

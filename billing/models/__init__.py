@@ -1,6 +1,6 @@
 """Billing's tables, one noun a module."""
 
-from billing.models.api_key import ApiKey, Source
+from billing.models.api_key import ApiKey, KeySpending, Source
 from billing.models.case import Case
 from billing.models.catalogue import Meter, MeterVersion, Plan, Price
 from billing.models.customer import Customer
@@ -13,6 +13,7 @@ __all__ = [
     "Case",
     "Customer",
     "Invoice",
+    "KeySpending",
     "Meter",
     "MeterVersion",
     "PeriodBoundary",

@@ -68,3 +68,18 @@ class ApiKey(models.Model):
 
     def __str__(self) -> str:
         return f"{self.prefix}… of {self.source}"
+
+
+class KeySpending(models.Model):
+    """What a key with a limit has reported in the last minute in which it did. One row a key."""
+
+    key_prefix = models.CharField(max_length=12, unique=True)
+    minute = models.DateTimeField(help_text="start of the UTC minute")
+    event_count = models.PositiveBigIntegerField()
+    units = models.DecimalField(max_digits=40, decimal_places=15)
+
+    class Meta:
+        verbose_name_plural = "key spending"
+
+    def __str__(self) -> str:
+        return f"{self.key_prefix} at {self.minute:%Y-%m-%d %H:%M}"

@@ -32,7 +32,7 @@ def main() -> int:
     facts = machine.facts(database_url=server_url)
     results: dict[str, Any] = {}
     try:
-        with stack.environment(server_url):
+        with stack.bench_environment(server_url):
             for name in options.cases or list(CASES):
                 results[name] = _run(name, server_url, options)
     except stack.BenchFailed as error:

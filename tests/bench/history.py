@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from decimal import Decimal
 
+from django.core.management import call_command
 from django.db import connection
 
 from billing.models import Meter, MeterVersion, Source
@@ -36,7 +37,9 @@ EVENTS = """
 INSERT INTO usage_usageevent (
     source_id, event_id, digest, type, subject, occurred_at, received_at, data, batch_id
 )
-SELECT %(source)s, lpad(to_hex(number), 12, '0') || '-' || left(md5(number::text), 23),
+SELECT %(source)s,
+       CASE WHEN %(ordered)s THEN lpad(to_hex(number), 12, '0') || '-' || left(md5(number::text), 23)
+            ELSE md5(number::text) || 'rand' END,
        decode(md5(number::text), 'hex'), %(type)s, 'bench-' || number %% %(customers)s,
        moment, moment,
        jsonb_build_object('model', 'a-model', 'input_tokens', 100 + number %% 1000,
@@ -48,8 +51,26 @@ ORDER BY number
 """
 
 
-def write(events: int) -> None:
-    """Fill the empty tables with so many flushed events of the last month, and what they became."""
+def build(schema: str, events: int, *, ordered: bool = True) -> None:
+    """Make the tables and a history in a new schema."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"CREATE SCHEMA {schema}")
+    enter(schema)
+    call_command("migrate", verbosity=0)
+    write(events, ordered=ordered)
+
+
+def enter(schema: str) -> None:
+    """Work on a schema's tables from now on."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET search_path TO {schema}")
+
+
+def write(events: int, *, ordered: bool = True) -> None:
+    """Fill the empty tables with so many flushed events of the last month, and what they became.
+
+    Their ids are `ordered` in time, as our own client makes them, or random.
+    """
     Source.objects.create(name="bench")
     backlog.write_parties(
         customers=[f"cus_bench{number:09}" for number in range(CUSTOMERS)],
@@ -64,7 +85,7 @@ def write(events: int) -> None:
             effective_from=datetime(2020, 1, 1, tzinfo=UTC),
         )
     backlog.write(max(1, events // EVENTS_PER_SUBMISSION), state=State.SETTLED)
-    _insert(events, per_batch=HISTORY_BATCH, span=f"{DAYS} days", flushed=True)
+    _insert(events, per_batch=HISTORY_BATCH, span=f"{DAYS} days", flushed=True, ordered=ordered)
     with connection.cursor() as cursor:
         cursor.execute("SET statement_timeout = 0")
         # Else the next id is one of those just written.
@@ -72,13 +93,17 @@ def write(events: int) -> None:
             "SELECT setval(pg_get_serial_sequence('usage_flushrun', 'id'),"
             " (SELECT max(id) FROM usage_flushrun))"
         )
+        cursor.execute(
+            "SELECT setval(pg_get_serial_sequence('usage_ingestbatch', 'id'),"
+            " (SELECT max(id) FROM usage_ingestbatch))"
+        )
         cursor.execute("VACUUM (ANALYZE) usage_usageevent, usage_ingestbatch, usage_flushrun")
         cursor.execute("RESET statement_timeout")
 
 
 def write_fresh(events: int, *, per_batch: int) -> None:
     """Add so many events of the last two hours, in unflushed batches of this size."""
-    _insert(events, per_batch=per_batch, span="2 hours", flushed=False)
+    _insert(events, per_batch=per_batch, span="2 hours", flushed=False, ordered=True)
 
 
 def waiting_total() -> Decimal:
@@ -95,7 +120,7 @@ def waiting_total() -> Decimal:
         return total
 
 
-def _insert(events: int, *, per_batch: int, span: str, flushed: bool) -> None:
+def _insert(events: int, *, per_batch: int, span: str, flushed: bool, ordered: bool) -> None:
     with connection.cursor() as cursor:
         cursor.execute("SELECT coalesce(max(id), 0) + 1 FROM usage_ingestbatch")
         first_batch = cursor.fetchone()[0]
@@ -111,6 +136,7 @@ def _insert(events: int, *, per_batch: int, span: str, flushed: bool) -> None:
             "per_batch": per_batch,
             "span": span,
             "flushed": flushed,
+            "ordered": ordered,
             "runs": events // EVENTS_PER_RUN,
             "type": traffic.EVENT_TYPE,
             "customers": CUSTOMERS,

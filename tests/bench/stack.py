@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -24,6 +24,7 @@ from tests.bench import cpu
 
 ROOT = Path(__file__).resolve().parents[2]
 DATABASE = "meterkeeper_bench"
+APPLICATION = "billing_project.wsgi:application"
 READY_SECONDS = 30
 STOP_SECONDS = 30
 
@@ -91,7 +92,7 @@ def bench_database_url(server_url: str) -> str:
 
 
 @contextlib.contextmanager
-def environment(server_url: str) -> Iterator[None]:
+def bench_environment(server_url: str) -> Iterator[None]:
     """Give this process and its children the benchmark's database, and nothing of a real stack."""
     with tempfile.TemporaryDirectory(prefix="meterkeeper-bench-") as state:
         os.environ.pop("STRIPE_SECRET_KEY", None)
@@ -109,10 +110,16 @@ def environment(server_url: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def web_server(port: int = 0) -> Iterator[tuple[int, int]]:
-    """Start our web server as the Procfile says, on a free port; yield its port and process id.
+def web_server(
+    port: int = 0,
+    *,
+    application: str = APPLICATION,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[tuple[int, int]]:
+    """Start our web server as the Procfile says; yield its port and process id.
 
-    The id is also that of its process group, which holds its workers.
+    Without a `port` it is a free one. The id is also that of its process group, which holds its
+    workers. `application` stands in for the product's own, `environment` is added to this process's.
 
     Raises:
         BenchFailed: it does not come up; what it wrote is in the message.
@@ -120,10 +127,11 @@ def web_server(port: int = 0) -> Iterator[tuple[int, int]]:
     port = port or free_port()
     with tempfile.TemporaryFile("w+") as log:
         server = subprocess.Popen(
-            ["/bin/sh", "-c", f"exec {_web_line()}"],
+            ["/bin/sh", "-c", f"exec {_web_line().replace(APPLICATION, application)}"],
             cwd=ROOT,
             env={
                 **os.environ,
+                **(environment or {}),
                 "PORT": str(port),
                 "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             },

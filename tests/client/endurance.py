@@ -64,7 +64,7 @@ def main() -> int:
         return 2
     chance = random.Random(options.seed)  # noqa: S311 - moments, no secrets
     with (
-        stack.environment(server_url),
+        stack.bench_environment(server_url),
         stack.bench_database(server_url),
         tempfile.TemporaryDirectory(prefix="meterkeeper-spool-") as spool,
     ):

@@ -124,3 +124,13 @@ def test_the_largest_batches_are_taken(ours):
     assert client.flush(30)
     assert sorted(stored()) == sorted(ids)
     assert client.stats().retries == 0
+
+
+def test_compressed_batches_are_taken(ours):
+    client = ours(compress=True)
+
+    ids = [client.record("llm.call", "acme", {"input_tokens": n}) for n in range(300)]
+
+    assert client.flush(10)
+    assert sorted(stored()) == sorted(ids)
+    assert client.stats().retries == 0

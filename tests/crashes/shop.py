@@ -63,7 +63,7 @@ from usage import (
     voiding,
 )
 from usage.enums import Wire
-from usage.ingestion import Stored, accept
+from usage.ingestion import accept
 from usage.lifecycle import State
 from usage.models import (
     ErrorReport,
@@ -73,6 +73,7 @@ from usage.models import (
     SubmissionState,
     UsageEvent,
 )
+from usage.reports import Stored
 
 NOW = datetime(2026, 11, 20, 12, 30, 15, tzinfo=UTC)
 EVENTS = "/api/v1/events"

@@ -13,9 +13,10 @@ from datetime import UTC, datetime, timedelta
 from django.conf import settings
 
 from billing.gateway.client import connection as stripe
-from billing.models import Customer, Invoice, Meter, MeterVersion, PeriodBoundary
+from billing.models import ApiKey, Customer, Invoice, Meter, MeterVersion, PeriodBoundary
 from tests.crashes.shop import NOW, RUNNING, Operation, Shop, used
-from usage.ingestion import CONFLICT, Stored
+from usage.reports import CONFLICT, Stored
+from usage.storing import COPY_FROM
 
 HOUR = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)
@@ -50,6 +51,16 @@ def second(shop: Shop) -> Told:
         yield shop.deliver()
         shop.advance(minutes=5)
         yield shop.nightly()
+
+
+def large(shop: Shop) -> Told:
+    """A request of a limited key that is copied, and one more whose events are stored but one."""
+    ApiKey.objects.update(events_per_minute=100_000)
+    events = [(f"b{number}", NOW - MINUTE, 1) for number in range(COPY_FROM)]
+    yield shop.ingest(*events)
+    yield shop.ingest(*events, ("c", NOW - MINUTE, 1))
+    yield shop.flush()
+    yield shop.deliver()
 
 
 def ordinary(shop: Shop) -> Told:
@@ -404,6 +415,7 @@ def restored(shop: Shop) -> Told:
 STORIES = {
     "first": Story(first),
     "second": Story(second),
+    "large": Story(large),
     "ordinary": Story(ordinary, ("input_tokens", "llm_calls")),
     "doubt": Story(doubt),
     "old_doubt": Story(old_doubt),

@@ -21,6 +21,8 @@ REPEATS = "tests/usage/test_delivery_repeats.py::test_"
 LIMITS = "tests/usage/test_delivery_limits.py::test_"
 FLUSH = "tests/usage/test_flush.py::test_"
 FLUSH_RACES = "tests/usage/test_flush_races.py::test_"
+STORING = "tests/usage/test_storing.py::test_"
+SHARING = "tests/usage/test_commit_sharing.py::test_"
 INGESTION = "tests/usage/test_ingestion.py::test_"
 EVENTS_API = "tests/usage/test_events_api.py::test_"
 LATENESS = "tests/usage/test_lateness.py::test_"
@@ -564,12 +566,12 @@ FOLDING = (
         "Double billing of every request a caller repeats.",
         (
             Words(
-                "usage.ingestion:INSERT",
+                "usage.storing:INSERT",
                 "SELECT %(source)s, event_id, digest,",
                 "SELECT %(source)s, event_id || '#' || batch.id, digest,",
             ),
             Words(
-                "usage.ingestion:INSERT",
+                "usage.storing:INSERT",
                 "RETURNING event_id, digest",
                 "RETURNING split_part(event_id, '#', 1) AS event_id, digest",
             ),
@@ -582,7 +584,7 @@ FOLDING = (
         "The books change after the bill: what was sent is not what is stored.",
         (
             Words(
-                "usage.ingestion:INSERT",
+                "usage.storing:INSERT",
                 "DO NOTHING",
                 "DO UPDATE SET digest = EXCLUDED.digest, data = EXCLUDED.data",
             ),
@@ -600,7 +602,7 @@ FOLDING = (
         (
             Words(
                 "usage.ingestion:accept",
-                "if digests[index] == before.get(report.event_id, digests[first]):",
+                "if row.digest == before.get(row.event_id, rows[first].digest):",
                 "if True:",
             ),
         ),
@@ -610,10 +612,43 @@ FOLDING = (
         ),
     ),
     Bug(
+        "copy_failure_overlooked",
+        "A copy that met a known event, and wrote nothing, is taken for done.",
+        "Loss of all new events of the request, which are answered as stored.",
+        (Words("usage.storing:_copied", "return False", "return True"),),
+        (STORING + "a_copy_with_one_known_event_stores_the_others_and_leaves_no_trace_of_itself",),
+    ),
+    Bug(
+        "shared_failure_taken_for_stored",
+        "Whoever shared a commit that failed is answered as if it had not.",
+        "Loss of what its callers were told is stored.",
+        (
+            Words(
+                "usage.commit_sharing:CommitSharing.store",
+                "_store([request])[0] if request.outcomes is None",
+                '["accepted"] * len(reports) if request.outcomes is None',
+            ),
+        ),
+        (SHARING + "a_commit_that_fails_leaves_the_next_requests_to_be_stored",),
+    ),
+    Bug(
+        "shared_outcomes_mixed_up",
+        "Requests that share a commit are told each other's outcomes.",
+        "Loss: a caller whose event was refused is told that it is stored.",
+        (
+            Words(
+                "usage.commit_sharing:_store",
+                "for index in indexes:",
+                "for index in reversed(indexes):",
+            ),
+        ),
+        (SHARING + "requests_that_come_during_a_commit_share_the_next",),
+    ),
+    Bug(
         "answered_before_the_commit",
         "A caller is answered while the outermost transaction may still be rolled back.",
         "Loss of what a caller was told is stored.",
-        (Words("usage.api.views:_store", "durable=True", "durable=False"),),
+        (Words("usage.commit_sharing:_store", "durable=True", "durable=False"),),
         (EVENTS_API + "no_answer_can_come_before_the_outermost_commit",),
     ),
     Bug(

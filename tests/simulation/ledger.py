@@ -8,7 +8,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from stripe_emulator import Emulator
-from usage.ingestion import ReportedEvent
+from usage.reports import ReportedEvent
 
 Cell = tuple[str, str, int]
 """A customer's external id, a meter's slug, and the start of a UTC hour in seconds."""

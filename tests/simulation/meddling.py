@@ -54,8 +54,8 @@ class Meddler:
         return moment
 
     @contextmanager
-    def commit(self, name: str, *, durable: bool = False) -> Iterator[None]:
-        del durable  # the whole example is one transaction
+    def commit(self, name: str, *, durable: bool = False, savepoint: bool = True) -> Iterator[None]:
+        del durable, savepoint  # the whole example is one transaction
         moment = self._strikes(name)
         if moment is Moment.BEFORE:
             raise Killed(name)

@@ -7,6 +7,7 @@ makes an example cheap, and bringing the database back to an earlier instant a s
 from __future__ import annotations
 
 import random
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -54,9 +55,10 @@ from usage import (
 from usage.calling import Ended
 from usage.claiming import Claim
 from usage.enums import Wire
-from usage.ingestion import CONFLICT, Refusal, ReportedEvent, Stored, accept
+from usage.ingestion import accept
 from usage.lifecycle import COUNTED
 from usage.models import IngestBatch, Submission, UsageEvent
+from usage.reports import CONFLICT, Refusal, ReportedEvent, Stored
 
 START = datetime(2026, 11, 20, 12, 30, 15, tzinfo=UTC)
 KNOWN = ("acme", "globex")
@@ -463,7 +465,7 @@ def opened(seed: int) -> Iterator[World]:
     emulator = Emulator(now=lambda: world.now.timestamp())  # noqa: PLW0108 - it moves
     stream_from, identity = settings.USAGE_STREAM_FROM, fence.identity
     virtual = SimpleNamespace(monotonic=lambda: world.now.timestamp())  # noqa: PLW0108 - it moves
-    clocks = claiming.time, calling.time
+    clocks, lock = (claiming.time, calling.time), meter_event_stream._lock
     with (
         transaction.atomic(),
         time_machine.travel(START, tick=False) as traveller,
@@ -474,6 +476,8 @@ def opened(seed: int) -> Iterator[World]:
         fence.identity = lambda: world.identity
         # Leases end by the monotonic clock; this one moves with the others.
         claiming.time = calling.time = virtual  # type: ignore[assignment]
+        # Two workers taking turns are one thread here; each of theirs has a lock of its own.
+        meter_event_stream._lock = threading.RLock()  # type: ignore[assignment]
         switchboard.connect(emulator)
         settings.USAGE_STREAM_FROM = NEVER
         try:
@@ -487,6 +491,7 @@ def opened(seed: int) -> Iterator[World]:
             switchboard.disconnect()
             settings.USAGE_STREAM_FROM, fence.identity = stream_from, identity
             claiming.time, calling.time = clocks
+            meter_event_stream._lock = lock
             transaction.set_rollback(True)
 
 

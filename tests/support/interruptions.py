@@ -135,8 +135,8 @@ class Interruptions:
         return moment
 
     @contextmanager
-    def commit(self, name: str, *, durable: bool = False) -> Iterator[None]:
-        del durable  # a test stands in a transaction of its own
+    def commit(self, name: str, *, durable: bool = False, savepoint: bool = True) -> Iterator[None]:
+        del durable, savepoint  # a test stands in a transaction of its own
         with self._took(Kind.COMMIT, name) as moment:
             if moment is Moment.BEFORE:
                 raise Killed(name)

@@ -20,7 +20,8 @@ from tests.support.stripe import switchboard
 from usage import claiming, delivery, fence
 from usage.claiming import Claim
 from usage.enums import Wire
-from usage.ingestion import Outcome, ReportedEvent, accept
+from usage.ingestion import accept
+from usage.reports import Outcome, ReportedEvent
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
+import zlib
 from datetime import timedelta
+from decimal import Decimal
 
 import pytest
+import time_machine
 from django.db import connection, transaction
 from django.test import Client
 from django.utils import timezone
 
-from billing.authentication import issue
+from billing.authentication import Caller, Limits, issue
 from billing.enums import Scope
+from billing.key_limits import spend
+from billing.models import ApiKey, KeySpending
+from tests.factories.billing import make_customer
 from usage.models import EventConflict, IngestBatch, UsageEvent
+from usage.reports import CONFLICT
+from usage.storing import COPY_FROM
 
 pytestmark = pytest.mark.integration
 
@@ -86,7 +96,7 @@ def test_each_outcome_is_told_on_demand(post):
     assert answer.json() == {
         "accepted": 1,
         "duplicates": 1,
-        "events": [{"index": 0, "outcome": "duplicate"}, {"index": 1, "outcome": "accepted"}],
+        "events": [{"index": 0, "outcome": "duplicate"}, {"index": 1, "outcome": "held"}],
     }
 
 
@@ -304,10 +314,171 @@ def test_an_empty_batch_is_answered_204_and_stores_nothing(post):
     assert not IngestBatch.objects.exists()
 
 
-def test_an_encoded_body_is_refused_and_not_misread(post):
-    answer = post(b"\x1f\x8b", ONE, **{"Content-Encoding": "gzip"})
+# --- compressed ------------------------------------------------------------------------------------
+
+GZIP = {"Content-Encoding": "gzip"}
+
+
+def test_a_gzip_body_is_stored(post):
+    whole = [event(id=str(number)) for number in range(1_000)]
+
+    answer = post(gzip.compress(json.dumps(whole).encode()), BATCH, **GZIP)
+
+    assert answer.status_code == 204
+    assert len(stored()) == 1_000
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "detail"),
+    [
+        (b"\x1f\x8b", 400, "The gzip body ended early."),
+        (gzip.compress(b"[]")[:-1], 400, "The gzip body ended early."),
+        (gzip.compress(b"[]") + b"[]", 400, "Something follows the gzip body."),
+        (b"[]", 400, "The body is not gzip"),
+        (zlib.compress(b"[]"), 400, "The body is not gzip"),
+        (b"", 400, "The gzip body ended early."),
+        (gzip.compress(b""), 400, "The body is empty."),
+        # A few kilobytes that stand for thirty million, and what is a byte too much as it comes.
+        (gzip.compress(b" " * 30_000_000), 413, "Inflated, a request takes at most"),
+        (gzip.compress(os.urandom(2**20 + 1)), 413, "A request takes at most 1048576 bytes."),
+        (gzip.compress(b" " * 500_000), 413, "200 times what was sent"),
+    ],
+)
+def test_a_gzip_body_that_is_not_whole_or_too_large_is_refused(post, body, status, detail):
+    answer = post(body, BATCH, **GZIP)
+
+    assert answer.status_code == status
+    assert detail in answer.json()["detail"]
+    assert stored() == []
+
+
+@pytest.mark.parametrize("encoding", ["br", "deflate", "gzip, gzip", "zstd"])
+def test_another_encoding_is_refused_and_not_misread(post, encoding):
+    answer = post(json.dumps(event()).encode(), ONE, **{"Content-Encoding": encoding})
 
     assert answer.status_code == 415
+    assert stored() == []
+
+
+# --- limited keys ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def limited(client, meters):
+    """Post with a key that has these limits."""
+
+    def limited(body, **limits):
+        _, plain = issue("gateway", [Scope.INGEST], limits=Limits(**limits))
+        return [
+            client.post(
+                "/api/v1/events",
+                data=json.dumps(each),
+                content_type="application/json",
+                headers={"Authorization": f"Bearer {plain}"},
+            )
+            for each in body
+        ]
+
+    return limited
+
+
+def test_a_key_for_one_customer_reports_for_no_other(limited):
+    [answer] = limited(
+        [[event(id="a"), event(id="b", subject="globex"), event(id="c")]],
+        customers=frozenset({"acme"}),
+    )
+
+    assert answer.status_code == 400
+    assert answer.json()["errors"] == [
+        {"index": 1, "field": "subject", "reason": "is a customer this API key is not for"}
+    ]
+    assert stored() == ["a", "c"]
+    assert not KeySpending.objects.exists()
+
+
+def test_events_beyond_a_keys_limit_wait_for_the_next_minute(limited):
+    with time_machine.travel("2026-11-20T12:00:10Z", tick=False):
+        first, second, third = limited(
+            [[event(id="a"), event(id="b")], [event(id="c"), event(id="d")], event(id="e")],
+            events_per_minute=3,
+        )
+
+    assert [answer.status_code for answer in (first, second, third)] == [204, 429, 204]
+    assert second["Retry-After"] == "50"
+    assert "may report 3 events a minute, and has. Nothing is stored" in second.json()["detail"]
+    assert stored() == ["a", "b", "e"]
+    with time_machine.travel("2026-11-20T12:01:00Z", tick=False):
+        [key] = ApiKey.objects.all()
+        assert authenticate_and_spend(key) is None
+
+
+def authenticate_and_spend(key):
+    caller = Caller(key.source_id, "gateway", key.prefix, frozenset(), Limits(None, 3, None))
+    return spend(caller, events=3, units=Decimal(0), now=timezone.now())
+
+
+def test_units_beyond_a_keys_limit_are_refused_as_a_whole(limited):
+    few, many, never = limited(
+        [
+            event(id="a", data={"input_tokens": 60}),
+            [event(id="b", data={"input_tokens": 30}), event(id="c", data={"input_tokens": 11})],
+            event(id="d", data={"input_tokens": 101}),
+        ],
+        units_per_minute=100,
+    )
+
+    assert [answer.status_code for answer in (few, many, never)] == [204, 429, 413]
+    assert "may report 100 units a minute; these are 101" in never.json()["detail"]
+    assert stored() == ["a"]
+
+
+# --- each outcome ----------------------------------------------------------------------------------
+
+
+def test_each_outcome_is_told_by_index_also_beside_a_refusal(post):
+    make_customer("acme")
+    post([event(id="known"), event(id="changed")], BATCH)
+
+    answer = post(
+        [
+            event(id="known", time=...),
+            event(id="changed", data={"input_tokens": 11}),
+            event(id="new"),
+            event(id="unknown", subject="nobody"),
+            event(id="bad", data={"input_tokens": -1}),
+            event(id=7),
+        ],
+        BATCH,
+        Prefer="return=representation",
+    )
+
+    assert answer.status_code == 400
+    assert answer.json()["events"] == [
+        {"index": 0, "outcome": "conflict", "field": "id", "reason": CONFLICT.reason},
+        {"index": 1, "outcome": "conflict", "field": "id", "reason": CONFLICT.reason},
+        {"index": 2, "outcome": "accepted"},
+        {"index": 3, "outcome": "held"},
+        {
+            "index": 4,
+            "outcome": "refused",
+            "field": "data.input_tokens",
+            "reason": "must not be negative",
+        },
+        {"index": 5, "outcome": "refused", "field": "id", "reason": "must be a string"},
+    ]
+
+
+def test_the_same_body_again_is_all_duplicates(post):
+    body = [event(id="a"), event(id="b", subject="nobody")]
+    post(body, BATCH)
+
+    answer = post(body, BATCH, Prefer="return=representation")
+
+    assert answer.json() == {
+        "accepted": 0,
+        "duplicates": 2,
+        "events": [{"index": 0, "outcome": "duplicate"}, {"index": 1, "outcome": "duplicate"}],
+    }
 
 
 @pytest.mark.parametrize("length", ["some", "1e3", "9" * 5000])
@@ -375,11 +546,14 @@ def test_no_answer_can_come_before_the_outermost_commit(post):
     assert stored() == []
 
 
-def test_a_thousand_events_take_the_same_few_queries_as_one(post, django_assert_num_queries):
-    post(event())
-    few = 7
+def test_a_thousand_events_take_as_few_queries_as_a_hundred(post, django_assert_num_queries):
+    def batch(name, count):
+        return [event(id=f"{name}-{number}") for number in range(count)]
 
-    with django_assert_num_queries(few):
-        assert post([event(id=str(i)) for i in range(1000)], BATCH).status_code == 204
-    with django_assert_num_queries(few):
+    post(event())
+
+    with django_assert_num_queries(5):
         assert post(event(id="one")).status_code == 204
+    for name, count in (("fewest copied", COPY_FROM), ("most", 1_000)):
+        with django_assert_num_queries(8):
+            assert post(batch(name, count), BATCH).status_code == 204

@@ -7,13 +7,16 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
+from django.utils import timezone
 
+from billing.authentication import SourceReserved
 from billing.enums import Aggregation
 from billing.models import Meter, MeterVersion, Source
 from tests.usage.conftest import make_meter, report
-from usage.ingestion import CONFLICT, Outcome, Refusal, Stored, accept
+from usage.ingestion import Refused, accept, record
 from usage.models import EventConflict, IngestBatch, UsageEvent
+from usage.reports import CONFLICT, Outcome, Refusal, Stored
 
 pytestmark = pytest.mark.integration
 
@@ -285,3 +288,78 @@ def test_the_largest_and_the_latest_need_a_number(store, now, aggregation, seats
     running_meter(aggregation, "seats", required=False)
 
     assert store(report("a", at=now, input_tokens=1, seats=seats)) == [outcome]
+
+
+# --- in process ------------------------------------------------------------------------------------
+
+
+def recorded(**changes) -> Stored:
+    told = {
+        "source": "chat",
+        "event_id": "a",
+        "type": "llm.call",
+        "customer": "acme",
+        "data": {"input_tokens": 10},
+    }
+    return record(**(told | changes))
+
+
+def test_an_event_recorded_in_process_is_stored_and_repeated(meters, now):
+    at = timezone.now()
+
+    assert recorded(occurred_at=at) == Stored.ACCEPTED
+    assert recorded(occurred_at=at) == Stored.DUPLICATE
+
+    event = UsageEvent.objects.get()
+    assert (event.source.name, event.event_id, event.subject, event.occurred_at, event.data) == (
+        "chat",
+        "a",
+        "acme",
+        at,
+        {"input_tokens": 10},
+    )
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_event_recorded_in_a_transaction_goes_with_it(meters):
+    with transaction.atomic():
+        recorded()
+        transaction.set_rollback(True)
+    assert not UsageEvent.objects.exists()
+
+    with transaction.atomic():
+        recorded()
+    assert UsageEvent.objects.count() == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "reason"),
+    [
+        ({"data": {"input_tokens": -1}}, "data.input_tokens", "must not be negative"),
+        ({"data": {"input_tokens": float("nan")}}, "data.input_tokens", "JSON has, not NaN"),
+        ({"data": {"input_tokens": object()}}, "data", "must hold JSON values only"),
+        ({"type": "unknown"}, "type", "is read by no meter"),
+        ({"customer": ""}, "subject", "length"),
+        ({"event_id": "a\nb"}, "id", "must not hold control characters"),
+        ({"occurred_at": datetime(2026, 1, 1)}, "time", "with an offset"),  # noqa: DTZ001 - on purpose
+    ],
+    ids=repr,
+)
+def test_what_cannot_be_recorded_in_process_is_refused_by_field(meters, changes, field, reason):
+    with pytest.raises(Refused, match=reason) as refused:
+        recorded(**changes)
+
+    assert refused.value.field == field
+    assert not UsageEvent.objects.exists()
+
+
+def test_a_decimal_recorded_in_process_is_exact(meters):
+    with pytest.raises(Refused, match="must be a whole number"):
+        recorded(data={"input_tokens": Decimal("0.1")})
+
+    assert recorded(data={"input_tokens": Decimal(12)}) == Stored.ACCEPTED
+
+
+def test_our_own_sources_are_not_recorded_for(meters):
+    with pytest.raises(SourceReserved):
+        recorded(source="meterkeeper:corrections")

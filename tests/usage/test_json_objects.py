@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usage.api.json_objects import NotAnObject, has_repeated_key, read_object
+from usage.json_objects import NotAnObject, has_repeated_key, read_object
 
 pytestmark = pytest.mark.unit
 

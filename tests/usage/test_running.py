@@ -27,7 +27,7 @@ from tests.support.stripe import switchboard
 from tests.usage.conftest import EVENTS_PATH, make_meter, report
 from usage import delivery, flush, holding, running_upkeep
 from usage.enums import ReplacementKind
-from usage.ingestion import Outcome, ReportedEvent, accept
+from usage.ingestion import accept
 from usage.invariants import violations
 from usage.invariants.running import RUNNING_INVARIANTS
 from usage.lifecycle import State
@@ -40,6 +40,7 @@ from usage.models import (
     SubmissionState,
     UsageEvent,
 )
+from usage.reports import Outcome, ReportedEvent
 from usage.running_freezing import next_timestamp
 from usage.settlement import cells, settle
 from usage.statements import statement

@@ -22,11 +22,11 @@ from billing.gateway.client import connection as stripe
 from billing.models import ApiKey, Case, Customer, MeterVersion, PeriodBoundary, Source
 from tests.usage.conftest import report
 from usage import flush, holding, invariants, statements
-from usage.ingestion import Stored
 from usage.lifecycle import State
 from usage.models import HeldUsage, IngestBatch, Submission, SubmissionState, UsageEvent, Void
 from usage.quantities import MAX_VALUE
 from usage.queries import books
+from usage.reports import Stored
 from usage.voiding import (
     CORRECTIONS,
     EventKey,

@@ -1,12 +1,17 @@
-"""Request bodies: one event or an array of them, cut into the text of each."""
+"""Request bodies: one event or an array of them, read as a whole or cut into each one's text."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 
 import msgspec
 from django.conf import settings
+
+from usage.cloud_events import read_event
+from usage.plain_events import read_plainly
+from usage.reports import Refusal, ReportedEvent
 
 ONE = "application/cloudevents+json"
 BATCH = "application/cloudevents-batch+json"
@@ -27,12 +32,22 @@ class Body(Exception):
         self.detail = detail
 
 
-def cut(body: bytes, content_type: str) -> list[bytes]:
-    """Return the text of each event in a request, in order.
+def read_events(body: bytes, content_type: str) -> Sequence[ReportedEvent | Refusal]:
+    """Return what each event of a request is, or why it is refused, in order.
 
     Raises:
         Body: the request as a whole cannot be read.
     """
+    is_batch = _is_batch(body, content_type)
+    if is_batch:
+        events = read_plainly(body)
+        if events is not None:
+            _check_count(len(events))
+            return events
+    return [read_event(text) for text in _cut(body, is_batch=is_batch)]
+
+
+def _is_batch(body: bytes, content_type: str) -> bool:
     if not body.strip():
         raise Body(400, "The body is empty.")
     kind = content_type.partition(";")[0].strip().lower()
@@ -43,16 +58,25 @@ def cut(body: bytes, content_type: str) -> list[bytes]:
         raise Body(400, f"{BATCH} needs a JSON array.")
     if kind == ONE and is_batch:
         raise Body(400, f"{ONE} needs one JSON object; send {BATCH} for an array.")
+    return is_batch
+
+
+def _check_count(count: int) -> None:
+    if count > settings.USAGE_EVENTS_PER_REQUEST:
+        raise Body(
+            413,
+            f"A request takes at most {settings.USAGE_EVENTS_PER_REQUEST} events;"
+            f" this one has {count}.",
+        )
+
+
+def _cut(body: bytes, *, is_batch: bool) -> list[bytes]:
+    """Return the text of each event in a request, in order."""
     try:
         elements = [bytes(element) for element in _elements(body, is_batch=is_batch)]
     except RecursionError as error:
         raise Body(400, "The body is nested too deeply.") from error
-    if len(elements) > settings.USAGE_EVENTS_PER_REQUEST:
-        raise Body(
-            413,
-            f"A request takes at most {settings.USAGE_EVENTS_PER_REQUEST} events;"
-            f" this one has {len(elements)}.",
-        )
+    _check_count(len(elements))
     return elements
 
 

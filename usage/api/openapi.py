@@ -66,6 +66,21 @@ _PROBLEM_SCHEMA: dict[str, Any] = {
         },
     },
 }
+_EACH_SCHEMA: dict[str, Any] = {
+    "type": "array",
+    "description": "Each event's outcome, when it was asked for.",
+    "items": {
+        "type": "object",
+        "required": ["index", "outcome"],
+        "properties": {
+            "index": {"type": "integer"},
+            "outcome": {"enum": ["accepted", "held", "duplicate", "conflict", "refused"]},
+            "field": {"type": "string", "description": "At fault; of a conflict or refusal."},
+            "reason": {"type": "string"},
+        },
+    },
+}
+_PROBLEM_SCHEMA["properties"]["events"] = _EACH_SCHEMA
 _BATCH_SCHEMA = {"type": "array", "maxItems": 1000, "items": _EVENT_SCHEMA}
 _PROBLEM_CONTENT = {"application/problem+json": {"schema": _PROBLEM_SCHEMA}}
 
@@ -85,7 +100,13 @@ OPENAPI_PATHS: dict[str, Any] = {
                     "name": "Prefer",
                     "schema": {"type": "string", "enum": ["return=representation"]},
                     "description": "Asks for the outcome of each event by index.",
-                }
+                },
+                {
+                    "in": "header",
+                    "name": "Content-Encoding",
+                    "schema": {"type": "string", "enum": ["gzip"]},
+                    "description": "When the body is compressed.",
+                },
             ],
             "requestBody": {
                 "required": True,
@@ -106,18 +127,7 @@ OPENAPI_PATHS: dict[str, Any] = {
                                 "properties": {
                                     "accepted": {"type": "integer"},
                                     "duplicates": {"type": "integer"},
-                                    "events": {
-                                        "type": "array",
-                                        "items": {
-                                            "type": "object",
-                                            "properties": {
-                                                "index": {"type": "integer"},
-                                                "outcome": {
-                                                    "enum": ["accepted", "duplicate"],
-                                                },
-                                            },
-                                        },
-                                    },
+                                    "events": _EACH_SCHEMA,
                                 },
                             }
                         }
@@ -134,10 +144,18 @@ OPENAPI_PATHS: dict[str, Any] = {
                     "content": _PROBLEM_CONTENT,
                 },
                 "413": {
-                    "description": "More than 1 MiB or 1,000 events; nothing is stored.",
+                    "description": "More than 1 MiB or 1,000 events, or more than the key may ever"
+                    " report in a minute; nothing is stored.",
                     "content": _PROBLEM_CONTENT,
                 },
-                "415": {"description": "Another content type.", "content": _PROBLEM_CONTENT},
+                "429": {
+                    "description": "The key's limit for this minute is reached; nothing is stored.",
+                    "content": _PROBLEM_CONTENT,
+                },
+                "415": {
+                    "description": "Another content type or encoding.",
+                    "content": _PROBLEM_CONTENT,
+                },
                 "503": {
                     "description": "We cannot store now; send the same again after Retry-After.",
                     "content": _PROBLEM_CONTENT,

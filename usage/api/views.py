@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import structlog
 from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
@@ -10,17 +13,28 @@ from django.http import HttpRequest, HttpResponse, JsonResponse, UnreadablePostE
 from django.utils import timezone
 from django.views.decorators.csrf import csrf_exempt
 
-from billing import steps
-from billing.authentication import MissingScope, NotAuthenticated, authenticate
+from billing.authentication import (
+    NO_LIMITS,
+    Caller,
+    MissingScope,
+    NotAuthenticated,
+    authenticate,
+)
 from billing.enums import Scope
+from billing.key_limits import OverLimit, spend
 from billing.problems import problem
-from usage.api.bodies import Body, cut
-from usage.api.schemas import read_event
-from usage.ingestion import Outcome, Refusal, Stored, accept
+from usage.api.bodies import Body, read_events
+from usage.api.compression import inflated
+from usage.api.outcomes import told
+from usage.commit_sharing import commits
+from usage.ingestion import units_of
+from usage.reports import Outcome, Refusal, ReportedEvent, Stored
 
 log = structlog.get_logger(__name__)
 
 RETRY_AFTER_SECONDS = 5
+
+Reports = Sequence[ReportedEvent | Refusal]
 
 
 @csrf_exempt
@@ -35,6 +49,7 @@ def events(request: HttpRequest) -> HttpResponse:
     except (
         NotAuthenticated,
         MissingScope,
+        OverLimit,
         Body,
         UnreadablePostError,
         DatabaseError,
@@ -45,12 +60,25 @@ def events(request: HttpRequest) -> HttpResponse:
 
 def _store(request: HttpRequest) -> HttpResponse:
     caller = authenticate(request.headers.get("Authorization", ""), scope=Scope.INGEST)
-    texts = cut(_body(request), request.headers.get("Content-Type", ""))
-    reports = [read_event(text) for text in texts]
-    with steps.commit("usage.ingestion.store", durable=True):
-        outcomes = accept(source_id=caller.source_id, reports=reports, now=timezone.now())
+    body = inflated(_body(request), request.headers.get("Content-Encoding", ""))
+    reports = read_events(body, request.headers.get("Content-Type", ""))
+    if caller.limits != NO_LIMITS:
+        reports = _limited(reports, caller)
+    outcomes = commits.store(source_id=caller.source_id, reports=reports)
     wants_each = "return=representation" in request.headers.get("Prefer", "")
-    return _answer(outcomes, wants_each=wants_each)
+    return _answer(outcomes, each=told(reports, outcomes) if wants_each else None)
+
+
+def _limited(reports: Reports, caller: Caller) -> Reports:
+    """Refuse what is of customers the key is not for, and all of it when it is too much."""
+    reports = [
+        Refusal("subject", "is a customer this API key is not for")
+        if isinstance(report, ReportedEvent) and not caller.is_for(report.subject)
+        else report
+        for report in reports
+    ]
+    spend(caller, events=len(reports), units=units_of(reports), now=timezone.now())
+    return reports
 
 
 def _refused(error: Exception) -> HttpResponse:
@@ -61,6 +89,8 @@ def _refused(error: Exception) -> HttpResponse:
         return unknown
     if isinstance(error, MissingScope):
         return problem(403, "Not allowed", str(error))
+    if isinstance(error, OverLimit):
+        return _over_limit(error)
     if isinstance(error, Body):
         return problem(error.status, "The request cannot be read", error.detail)
     if isinstance(error, UnreadablePostError):
@@ -71,9 +101,15 @@ def _refused(error: Exception) -> HttpResponse:
     return unable
 
 
+def _over_limit(error: OverLimit) -> HttpResponse:
+    if error.retry_after_seconds is None:
+        return problem(413, "Too much for this key", f"{error} Nothing is stored; send less.")
+    refused = problem(429, "Too much for now", f"{error} Nothing is stored; send it later.")
+    refused["Retry-After"] = str(error.retry_after_seconds)
+    return refused
+
+
 def _body(request: HttpRequest) -> bytes:
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise Body(415, "Content-Encoding is not taken here: send the body as it is.")
     too_large = Body(413, f"A request takes at most {settings.USAGE_BODY_LIMIT_BYTES} bytes.")
     try:
         declared = int(request.META.get("CONTENT_LENGTH") or 0)
@@ -90,11 +126,13 @@ def _body(request: HttpRequest) -> bytes:
     return body
 
 
-def _answer(outcomes: list[Outcome], *, wants_each: bool) -> HttpResponse:
-    counts = {
+def _answer(outcomes: list[Outcome], *, each: list[dict[str, Any]] | None) -> HttpResponse:
+    members: dict[str, Any] = {
         "accepted": outcomes.count(Stored.ACCEPTED),
         "duplicates": outcomes.count(Stored.DUPLICATE),
     }
+    if each is not None:
+        members["events"] = each
     errors = [
         {"index": index, "field": outcome.field, "reason": outcome.reason}
         for index, outcome in enumerate(outcomes)
@@ -109,9 +147,6 @@ def _answer(outcomes: list[Outcome], *, wants_each: bool) -> HttpResponse:
             f"{len(errors)} of {len(outcomes)} refused; {others}. Event"
             f" {first['index']}: {first['field'] or 'it'} {first['reason']}.",
             errors=errors,
-            **counts,
+            **members,
         )
-    if wants_each:
-        each = [{"index": index, "outcome": outcome} for index, outcome in enumerate(outcomes)]
-        return JsonResponse(counts | {"events": each})
-    return HttpResponse(status=204)
+    return HttpResponse(status=204) if each is None else JsonResponse(members)

@@ -2,6 +2,7 @@
 
 CASES = {
     "ingest": "tests.bench.cases.ingest",
+    "ingest-growth": "tests.bench.cases.ingest_growth",
     "delivery-stream": "tests.bench.cases.delivery_stream",
     "delivery-v1": "tests.bench.cases.delivery_v1",
     "flush": "tests.bench.cases.flush",

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from django.core.management import call_command
 from django.db import connection
 from django.db.models import Sum
 
@@ -36,7 +35,7 @@ def variants(*, scale: float, backends: stack.Backends) -> Iterator[list[Variant
     """Yield one for each history; `scale` shortens or lengthens histories and runs alike."""
     schemas = {name: f"history_{name.lower()}" for name in HISTORIES}
     for name, events in HISTORIES.items():
-        _build(schemas[name], round(events * scale))
+        history.build(schemas[name], round(events * scale))
     smaller, _ = HISTORIES
     yield [
         _Beside(
@@ -49,20 +48,6 @@ def variants(*, scale: float, backends: stack.Backends) -> Iterator[list[Variant
         for batch, events in EVENTS.items()
         for name in HISTORIES
     ]
-
-
-def _build(schema: str, events: int) -> None:
-    """Make the tables and the history in a new schema."""
-    with connection.cursor() as cursor:
-        cursor.execute(f"CREATE SCHEMA {schema}")
-    _enter(schema)
-    call_command("migrate", verbosity=0)
-    history.write(events)
-
-
-def _enter(schema: str) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute(f"SET search_path TO {schema}")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -94,7 +79,7 @@ class _Beside:
 
     def prepare(self) -> None:
         connection.close()
-        _enter(self.schema)
+        history.enter(self.schema)
         history.write_fresh(self.events, per_batch=self.batch)
         self._expected = history.waiting_total()
         self._submissions_before = Submission.objects.order_by("-pk").values_list("pk", flat=True)[

@@ -1,23 +1,26 @@
-"""Ingest over HTTP against the same SQL without HTTP, in batches of 1, 100 and 1,000.
+"""Ingest over HTTP, in requests of 1, 100 and 1,000 events, beside the bare SQL path.
 
-Both write the same LLM calls to the same tables, with a durable commit per batch and the same
-number of batches in flight. The reference is given events that are decoded and validated already
-and runs the product's own statement in this process, so what lies between the two is the web
-server, Django, authentication, decoding and validation.
-
-The ids are ordered in time, as our own client makes them; the tables are empty before each run.
+All write the same LLM calls to the same tables, with a durable commit per request and the same
+number of requests in flight; the ids are ordered in time, as our own client makes them, and the
+tables are empty before each run. `bare` is given events that are decoded, judged and digested and
+writes them from this process, so what lies between the two is the web server, Django, keys and
+reading strictly. `orm` is the product's view with its events written by `bulk_create`. `alone` is
+the product with a commit for each request of one event, which otherwise share them; `delay` is the
+same with PostgreSQL's `commit_delay`, which lets commits share the flush of the log.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 from threading import Barrier
+from urllib.parse import quote
 
 from django.db import connection, transaction
 from django.utils import timezone
@@ -25,63 +28,85 @@ from django.utils import timezone
 from billing import authentication
 from billing.enums import Aggregation, Scope
 from billing.models import Meter, MeterVersion
-from tests.bench import cpu, stack
+from tests.bench import bare_path, cpu, stack
 from tests.bench.load import LoadGenerator
 from tests.bench.variants import Variant
-from usage import ingestion, traffic
+from usage import traffic
 from usage.api.bodies import BATCH
-from usage.api.schemas import read_event
+from usage.cloud_events import read_event
 from usage.models import UsageEvent
+from usage.reports import Refusal, Row
 
-EVENTS = {1: 3_000, 100: 60_000, 1_000: 100_000}
-"""Events per run, by batch size: one to four seconds each on two cores."""
+EVENTS = {1: 6_000, 100: 60_000, 1_000: 100_000}
+"""Events per run, by request size: one to four seconds each on two cores."""
 
-IN_FLIGHT = 8
+IN_FLIGHT = {1: 32, 100: 8, 1_000: 8}
+"""Single events come from many callers at once."""
 WARM_UP_REQUESTS = 100
+COMMIT_DELAY_MICROSECONDS = 250
+"""About what a flush of the log takes here, which is what PostgreSQL's manual proposes."""
 CUSTOMERS = 1_000
 METERS = ("input_tokens", "cached_input_tokens", "output_tokens", "total_tokens")
-
-Reported = list[tuple[bytes, ingestion.ReportedEvent]]
-"""What the product's statement takes: events with their digests, each id once."""
 
 
 @contextlib.contextmanager
 def variants(*, scale: float, backends: stack.Backends) -> Iterator[list[Variant]]:
-    """Yield both ways for each batch size; `scale` shortens or lengthens the runs."""
-    _make_meters()
+    """Yield all ways for each request size; `scale` shortens or lengthens the runs."""
+    make_meters()
     key, plain = authentication.issue("bench", [Scope.INGEST])
     events = _events(max(EVENTS.values()) * max(1.0, scale))
-    with stack.web_server() as (port, server), contextlib.ExitStack() as closing:
+    with contextlib.ExitStack() as closing:
+        started = {
+            "http": closing.enter_context(stack.web_server()),
+            "alone": closing.enter_context(
+                stack.web_server(environment={"USAGE_SHARED_COMMIT_EVENTS": "0"})
+            ),
+            "delay": closing.enter_context(stack.web_server(environment=_with_commit_delay())),
+            "orm": closing.enter_context(
+                stack.web_server(application="tests.bench.orm_wsgi:application")
+            ),
+        }
+        ways = {1: ("http", "alone", "delay"), 100: ("http", "orm"), 1_000: ("http", "orm")}
         made: list[Variant] = []
-        for batch, full in EVENTS.items():
-            count = max(2, round(full * scale / batch)) * batch
-            batches = [events[start : start + batch] for start in range(0, count, batch)]
-            load = LoadGenerator(
-                port=port,
-                path="/api/v1/events",
-                headers={
-                    "Authorization": f"Bearer {plain}",
-                    "Content-Type": BATCH,
-                },
-                connections=IN_FLIGHT,
-                success=204,
-            )
-            writers = _Writers(source_id=key.source_id)
-            closing.callback(writers.close)
+        for size, full in EVENTS.items():
+            count = max(2, round(full * scale / size)) * size
+            batches = [events[start : start + size] for start in range(0, count, size)]
             made += [
                 _over_http(
-                    name=f"http-{batch}",
-                    reference=f"sql-{batch}",
+                    name=f"{way}-{size}",
+                    reference=f"bare-{size}",
                     batches=batches,
-                    load=load,
-                    server=server,
+                    load=_load(port=started[way][0], key=plain, connections=IN_FLIGHT[size]),
+                    server=started[way][1],
                     backends=backends,
-                ),
-                _sql_alone(
-                    name=f"sql-{batch}", batches=batches, writers=writers, backends=backends
-                ),
+                )
+                for way in ways[size]
             ]
+            writers = _Writers(source_id=key.source_id, count=IN_FLIGHT[size])
+            closing.callback(writers.close)
+            made.append(
+                _bare(name=f"bare-{size}", batches=batches, writers=writers, backends=backends)
+            )
         yield made
+
+
+def _with_commit_delay() -> dict[str, str]:
+    url = os.environ["DATABASE_URL"]
+    options = quote(f"-c timezone=UTC -c commit_delay={COMMIT_DELAY_MICROSECONDS}")
+    return {
+        "USAGE_SHARED_COMMIT_EVENTS": "0",
+        "DATABASE_URL": f"{url}{'&' if '?' in url else '?'}options={options}",
+    }
+
+
+def _load(*, port: int, key: str, connections: int) -> LoadGenerator:
+    return LoadGenerator(
+        port=port,
+        path="/api/v1/events",
+        headers={"Authorization": f"Bearer {key}", "Content-Type": BATCH},
+        connections=connections,
+        success=204,
+    )
 
 
 def _over_http(
@@ -119,10 +144,10 @@ def _over_http(
     )
 
 
-def _sql_alone(
+def _bare(
     *, name: str, batches: Sequence[Sequence[bytes]], writers: _Writers, backends: stack.Backends
 ) -> Variant:
-    reported = [_reported(batch) for batch in batches]
+    rows = [_rows(batch) for batch in batches]
     count = sum(map(len, batches))
 
     def prepare() -> None:
@@ -134,7 +159,7 @@ def _sql_alone(
         name=name,
         events=count,
         prepare=prepare,
-        run=partial(writers.write, reported),
+        run=partial(writers.write, rows),
         check=partial(_require_stored, count),
         clean=writers.close,
         meters={"db": backends.reading, "app": cpu.own_process},
@@ -144,25 +169,26 @@ def _sql_alone(
 class _Writers:
     """Threads of this process with a database connection each."""
 
-    def __init__(self, *, source_id: int) -> None:
+    def __init__(self, *, source_id: int, count: int) -> None:
         self._source_id = source_id
+        self._count = count
         self._threads: ThreadPoolExecutor | None = None
-        self._all_there = Barrier(IN_FLIGHT)
+        self._all_there = Barrier(count)
 
     def open(self) -> None:
-        self._threads = ThreadPoolExecutor(IN_FLIGHT)
-        for opened in [self._threads.submit(self._connect) for _ in range(IN_FLIGHT)]:
+        self._threads = ThreadPoolExecutor(self._count)
+        for opened in [self._threads.submit(self._connect) for _ in range(self._count)]:
             opened.result()
 
-    def write(self, batches: Sequence[Reported]) -> None:
+    def write(self, batches: Sequence[Sequence[Row]]) -> None:
         pending = deque(batches)
         assert self._threads is not None
-        for drained in [self._threads.submit(self._drain, pending) for _ in range(IN_FLIGHT)]:
+        for drained in [self._threads.submit(self._drain, pending) for _ in range(self._count)]:
             drained.result()
 
     def close(self) -> None:
         if self._threads is not None:
-            for closed in [self._threads.submit(self._disconnect) for _ in range(IN_FLIGHT)]:
+            for closed in [self._threads.submit(self._disconnect) for _ in range(self._count)]:
                 closed.result()
             self._threads.shutdown()
             self._threads = None
@@ -175,14 +201,14 @@ class _Writers:
         connection.close()
         self._all_there.wait()
 
-    def _drain(self, pending: deque[Reported]) -> None:
+    def _drain(self, pending: deque[Sequence[Row]]) -> None:
         while True:
             try:
-                events = pending.popleft()
+                rows = pending.popleft()
             except IndexError:
                 return
             with transaction.atomic(durable=True):
-                ingestion._insert(source_id=self._source_id, events=events, now=timezone.now())
+                bare_path.write(source_id=self._source_id, rows=rows, now=timezone.now())
 
 
 def _events(count: float) -> list[bytes]:
@@ -195,17 +221,17 @@ def _events(count: float) -> list[bytes]:
     ]
 
 
-def _reported(batch: Sequence[bytes]) -> Reported:
-    reported: Reported = []
+def _rows(batch: Sequence[bytes]) -> Sequence[Row]:
+    rows = []
     for text in batch:
         event = read_event(text)
-        if isinstance(event, ingestion.Refusal):
+        if isinstance(event, Refusal):
             raise stack.BenchFailed(f"The benchmark's own event is refused: {event}")
-        reported.append((event.digest, event))
-    return reported
+        rows.append(Row(event.event_id, event.digest, event))
+    return rows
 
 
-def _make_meters() -> None:
+def make_meters() -> None:
     for slug in METERS:
         meter = Meter.objects.create(
             slug=slug.replace("_", "-"),

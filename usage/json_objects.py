@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from decimal import Decimal, DecimalException
-from itertools import chain
 from typing import Any
 
 import msgspec
@@ -19,6 +18,13 @@ MAX_EXPONENT = 30
 """Beyond any quantity, and far below what would fill a page of the database with zeros."""
 BEYOND = 10 ** (MAX_EXPONENT + 1)
 
+MAX_DATA_BYTES = 8 * 1024
+"""How long an event's data may be, written without white space."""
+
+compact = msgspec.json.Encoder(decimal_format="number").encode
+"""Writes what was read as it will be stored: exact, and without white space."""
+
+_NUL = "must not hold a NUL character"
 _TOO_LONG = "must not hold a number beyond 30 digits"
 
 _DECODER = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal)
@@ -47,20 +53,28 @@ def read_object(text: bytes) -> dict[str, Any]:
         # An exponent of twenty digits is JSON, and beyond what even a decimal can hold.
         raise NotAnObject(_TOO_LONG) from error
     try:
-        keys, colons = _measure(value, depth=1)
+        strings = _measure(value, depth=1)
     except NotAnObject as error:
         error.key = next((key for key in value if _is_at_fault(key, value[key])), "")
         raise
-    if (b"\\" in text or text.count(b":") != keys + colons) and has_repeated_key(text):
+    if may_repeat_key(text, strings=strings) and has_repeated_key(text):
         raise NotAnObject("must not hold a key twice")
     return value
+
+
+def may_repeat_key(text: bytes, *, strings: int) -> bool:
+    """Return whether `text`, which was read as `strings` keys and strings, may hold more.
+
+    The decoder drops the first of two equal keys. Without a backslash in it, every string shows
+    as exactly two quotes, so the right number of quotes proves that nothing was dropped.
+    """
+    return b"\\" in text or text.count(b'"') != 2 * strings
 
 
 def has_repeated_key(text: bytes) -> bool:
     """Return whether any object in `text`, which is well-formed JSON, holds a key twice.
 
-    Slow; callers first count colons. Without a backslash in the text each key and each colon
-    inside a string shows as exactly one, so equal counts prove that no key was dropped.
+    Slow: callers ask `may_repeat_key` first.
     """
     repeated = False
 
@@ -72,34 +86,37 @@ def has_repeated_key(text: bytes) -> bool:
     return repeated
 
 
-def _measure(container: dict[str, Any] | list[Any], *, depth: int) -> tuple[int, int]:
-    """Count keys, and colons inside strings, and refuse what must not be stored.
+def _measure(container: dict[str, Any] | list[Any], *, depth: int) -> int:
+    """Count keys and strings, and refuse what must not be stored.
 
     Plain values are looked at in the loop, not by a call each: this runs for every event.
     """
     if depth > MAX_DEPTH:
         raise NotAnObject(f"must not be deeper than {MAX_DEPTH} levels")
-    keys = colons = 0
+    strings = 0
     values: Iterable[Any] = container
     if isinstance(container, dict):
-        keys = len(container)
-        values = chain(container, container.values())
+        strings, values = _count_keys(container), container.values()
     for value in values:
         kind = type(value)
         if kind is str:
             if "\0" in value:
-                raise NotAnObject("must not hold a NUL character")
-            colons += value.count(":")
+                raise NotAnObject(_NUL)
+            strings += 1
         elif kind is int:
             if not -BEYOND < value < BEYOND:
                 raise NotAnObject(_TOO_LONG)
         elif kind is Decimal:
-            _check_order(value)
+            check_order(value)
         elif kind is dict or kind is list:
-            more_keys, more_colons = _measure(value, depth=depth + 1)
-            keys += more_keys
-            colons += more_colons
-    return keys, colons
+            strings += _measure(value, depth=depth + 1)
+    return strings
+
+
+def _count_keys(value: dict[str, Any]) -> int:
+    if "\0" in "".join(value):
+        raise NotAnObject(_NUL)
+    return len(value)
 
 
 def _is_at_fault(key: str, value: Any) -> bool:
@@ -110,7 +127,8 @@ def _is_at_fault(key: str, value: Any) -> bool:
     return False
 
 
-def _check_order(value: Decimal) -> None:
+def check_order(value: Decimal) -> None:
+    """Refuse a decimal of an order no quantity has."""
     # Small ones, too: 1e-400 is near 0 and as long to store as 1e400.
     if abs(value.adjusted()) > MAX_EXPONENT:
         raise NotAnObject(_TOO_LONG)
