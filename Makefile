@@ -102,6 +102,10 @@ bench: $(STAMP) ## Measure, against references in the same run (ARGS=)
 bench-emulator: $(STAMP) ## Measure the emulator alone: its speed over HTTP and its memory (ARGS=)
 	@$(VENV)/python -m stripe_emulator.bench $(ARGS)
 
+.PHONY: client-endurance
+client-endurance: $(STAMP) ## Kill the web server under the Python client's load; no event may be lost (ARGS=)
+	@exec $(STACK) with-services -- python -m tests.client.endurance $(ARGS)
+
 .PHONY: flush
 flush: $(STAMP) ## Fold stored usage into submissions now, without Celery
 	$(NEEDS_STACK)

@@ -8,14 +8,10 @@ import json
 import os
 import signal
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import django
 from django.core.management import call_command
 from django.db import connections
 
@@ -36,7 +32,7 @@ def main() -> int:
     facts = machine.facts(database_url=server_url)
     results: dict[str, Any] = {}
     try:
-        with _environment(server_url):
+        with stack.bench_environment(server_url):
             for name in options.cases or list(CASES):
                 results[name] = _run(name, server_url, options)
     except stack.BenchFailed as error:
@@ -77,24 +73,6 @@ def _run(name: str, server_url: str, options: argparse.Namespace) -> dict[str, A
         if not backends.can_be_read:
             print("The database's CPU is left out: its processes are not on this machine.")
     return report.as_json(rows, samples)
-
-
-@contextmanager
-def _environment(server_url: str) -> Iterator[None]:
-    """Give this process and its children the benchmark's database, and nothing of a real stack."""
-    with tempfile.TemporaryDirectory(prefix="meterkeeper-bench-") as state:
-        os.environ.pop("STRIPE_SECRET_KEY", None)
-        os.environ |= {
-            "DATABASE_URL": stack.bench_database_url(server_url),
-            "CELERY_BROKER_URL": "memory://",
-            # Nothing here may call Stripe, so its address leads nowhere.
-            "STRIPE_EMULATOR_URL": "http://127.0.0.1:1",
-            "DJANGO_SECRET_KEY": "of the benchmark, and of nothing else",
-            "DJANGO_SETTINGS_MODULE": "billing_project.settings",
-            "STATE_DIR": state,
-        }
-        django.setup()
-        yield
 
 
 def _result_path(options: argparse.Namespace) -> Path:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
+import django
 import psycopg
 from psycopg import sql
 
@@ -91,17 +92,39 @@ def bench_database_url(server_url: str) -> str:
 
 
 @contextlib.contextmanager
-def web_server(
-    *, application: str = APPLICATION, environment: Mapping[str, str] | None = None
-) -> Iterator[tuple[int, int]]:
-    """Start our web server as the Procfile says, on a free port; yield its port and process id.
+def bench_environment(server_url: str) -> Iterator[None]:
+    """Give this process and its children the benchmark's database, and nothing of a real stack."""
+    with tempfile.TemporaryDirectory(prefix="meterkeeper-bench-") as state:
+        os.environ.pop("STRIPE_SECRET_KEY", None)
+        os.environ |= {
+            "DATABASE_URL": bench_database_url(server_url),
+            "CELERY_BROKER_URL": "memory://",
+            # Nothing here may call Stripe, so its address leads nowhere.
+            "STRIPE_EMULATOR_URL": "http://127.0.0.1:1",
+            "DJANGO_SECRET_KEY": "of the benchmark, and of nothing else",
+            "DJANGO_SETTINGS_MODULE": "billing_project.settings",
+            "STATE_DIR": state,
+        }
+        django.setup()
+        yield
 
-    `application` stands in for the product's own, `environment` is added to this process's.
+
+@contextlib.contextmanager
+def web_server(
+    port: int = 0,
+    *,
+    application: str = APPLICATION,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[tuple[int, int]]:
+    """Start our web server as the Procfile says; yield its port and process id.
+
+    Without a `port` it is a free one. The id is also that of its process group, which holds its
+    workers. `application` stands in for the product's own, `environment` is added to this process's.
 
     Raises:
         BenchFailed: it does not come up; what it wrote is in the message.
     """
-    port = free_port()
+    port = port or free_port()
     with tempfile.TemporaryFile("w+") as log:
         server = subprocess.Popen(
             ["/bin/sh", "-c", f"exec {_web_line().replace(APPLICATION, application)}"],

@@ -7,4 +7,5 @@ CASES = {
     "delivery-v1": "tests.bench.cases.delivery_v1",
     "flush": "tests.bench.cases.flush",
     "questions": "tests.bench.cases.questions",
+    "client-record": "tests.bench.cases.client_record",
 }

@@ -1,0 +1,1 @@
+"""The client against real HTTP servers: one of these tests, and ours."""
