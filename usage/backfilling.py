@@ -24,14 +24,13 @@ from usage.enums import HeldReason
 from usage.folding import FoldedCell, fold, share_boundaries
 from usage.ingestion import accept
 from usage.models import Backfill
-from usage.reports import CONFLICT, Outcome, Refusal, ReportedEvent, Stored
+from usage.reports import CONFLICT, NOT_FOR_CUSTOMER, Outcome, Refusal, ReportedEvent, Stored
 from usage.storing import array_literal
 
 EVENTS_PER_BATCH = 1_000
 """As many as a caller's largest request, so that a flush can bound its runs."""
 EVENTS_AT_MOST = 20_000
 """They take some seconds, and no statement may take more than 15."""
-NOT_FOR_CUSTOMER = Refusal("subject", "is a customer this API key is not for")
 EMPTY = Calendar()
 
 

@@ -41,6 +41,7 @@ class Refusal(msgspec.Struct, frozen=True):
     reason: str
 
 
+NOT_FOR_CUSTOMER = Refusal("subject", "is a customer this API key is not for")
 CONFLICT = Refusal("id", "this id was stored before with another payload, which stays")
 
 

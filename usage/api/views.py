@@ -28,7 +28,7 @@ from usage.api.compression import inflated
 from usage.api.outcomes import told
 from usage.commit_sharing import commits
 from usage.ingestion import units_of
-from usage.reports import Outcome, Refusal, ReportedEvent, Stored
+from usage.reports import NOT_FOR_CUSTOMER, Outcome, Refusal, ReportedEvent, Stored
 
 log = structlog.get_logger(__name__)
 
@@ -72,7 +72,7 @@ def _store(request: HttpRequest) -> HttpResponse:
 def _limited(reports: Reports, caller: Caller) -> Reports:
     """Refuse what is of customers the key is not for, and all of it when it is too much."""
     reports = [
-        Refusal("subject", "is a customer this API key is not for")
+        NOT_FOR_CUSTOMER
         if isinstance(report, ReportedEvent) and not caller.is_for(report.subject)
         else report
         for report in reports
