@@ -29,11 +29,15 @@ CASE_HOURS = 4
 RECOUNT_HOURS = 36
 """How long after the last call that may have been forgotten Stripe's total is sure to show it."""
 ADDITIVE = (Aggregation.SUM, Aggregation.COUNT)
-"""Meters whose submissions add up at Stripe. A running value is simply sent again."""
+"""Meters whose submissions add up at Stripe. A running value is told anew, under a later second."""
 
 
 class NotLifted(Exception):
     """The quarantine stays: something about the request to lift it is missing or wrong."""
+
+
+FORGOTTEN = (State.READY, State.RETRY, State.IN_DOUBT, State.ACCEPTED, State.UNPROVEN)
+"""States in which a submission may have been sent, or be believed, by calls that are forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +179,11 @@ def _doubt_everything(now: datetime) -> int:
 
     Not only those written or tried since the loss: an older one may have been tried in the time
     that is missing. `doubt_since` becomes `now`, because the calls that count from there on are
-    the forgotten ones, whatever else is on record.
+    the forgotten ones, whatever else is on record. Running values are not left to a total: each
+    is superseded by the present one at the next upkeep, since its identifier may be used up.
     """
-    standings = SubmissionState.objects.filter(meter__aggregation__in=ADDITIVE)
+    additive = SubmissionState.objects.filter(meter__aggregation__in=ADDITIVE)
+    running = SubmissionState.objects.exclude(meter__aggregation__in=ADDITIVE)
     doubted = {
         "recount": True,
         "doubt_since": now,
@@ -186,12 +192,19 @@ def _doubt_everything(now: datetime) -> int:
         "reason": "the database was restored; Stripe's total tells whether it was counted",
         "changed_at": now,
     }
-    # A worker that still holds a claim finds it gone and writes nothing.
-    standings.filter(state=State.SENDING).update(state=State.IN_DOUBT, **doubted)
-    # What was unproven already may have been decided, and replaced, in the time that is missing.
-    return standings.filter(
-        state__in=[State.READY, State.RETRY, State.IN_DOUBT, State.ACCEPTED, State.UNPROVEN]
-    ).update(state=State.UNPROVEN, **doubted)
+    anew = doubted | {
+        "recount": False,
+        "next_action_at": now,
+        "reason": "the database was restored; the present value is sent in its place",
+    }
+    counts = []
+    for standings, changes in ((additive, doubted), (running, anew)):
+        # A worker that still holds a claim finds it gone and writes nothing.
+        standings.filter(state=State.SENDING).update(state=State.IN_DOUBT, **changes)
+        # What was unproven already may have been decided, and replaced, in the time missing.
+        forgotten = standings.filter(state__in=FORGOTTEN)
+        counts.append(forgotten.update(state=State.UNPROVEN, **changes))
+    return counts[0]
 
 
 def _fence(

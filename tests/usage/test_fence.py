@@ -247,15 +247,29 @@ def test_a_lift_broken_off_leaves_the_fence_closed_and_can_be_repeated(
     assert fence.lift(**LIFTED, lost_since=now, now=now).unproven_count == 6
 
 
-def test_a_running_value_is_not_left_to_a_sum(here, world, now):
+def test_a_running_value_is_told_anew_and_not_left_to_a_sum(here, world, now):
+    """I7: a call that is forgotten may have used its identifier up, however long ago."""
     [meter] = Meter.objects.filter(slug="input_tokens")
-    row = make_submission(customer=Customer.objects.get(), meter=meter, at=now)
     Meter.objects.filter(pk=meter.pk).update(aggregation="max")
+    rows = in_every_state(now)
     assert "max" not in {aggregation.value for aggregation in fence.ADDITIVE}
 
-    fence.lift(**LIFTED, lost_since=now, now=now)
+    lifted = fence.lift(**LIFTED, lost_since=now, now=now)
 
-    assert states(row) == [State.READY]
+    moved = SubmissionState.objects.filter(state=State.UNPROVEN, meter=meter)
+    # What is unproven is superseded by the present value at the next upkeep.
+    assert set(moved.values_list("recount", "doubt_since", "lease_until", "next_action_at")) == {
+        (False, now, None, now)
+    }
+    assert {state for state, row in rows.items() if states(row) == [State.UNPROVEN]} == {
+        State.READY,
+        State.SENDING,
+        State.RETRY,
+        State.IN_DOUBT,
+        State.ACCEPTED,
+        State.UNPROVEN,
+    }
+    assert lifted.unproven_count == 0
 
 
 def test_what_was_sent_in_the_time_that_is_missing_is_not_sent_again(here, move, world, store, now):
