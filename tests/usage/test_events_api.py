@@ -256,6 +256,45 @@ def test_a_body_that_nobody_can_read_is_refused_whole(post, body):
     assert "errors" not in answer.json()
 
 
+@pytest.mark.parametrize("id_", [b"b\xff", b'b","note":"\xff', b"b\xed\xa0\x80"])
+def test_bytes_that_are_no_text_sink_no_neighbour(post, id_):
+    good = json.dumps(event(id="a")).encode()
+    bad = b'{"id":"' + id_ + b'","type":"llm.call","subject":"acme","data":{"input_tokens":1}}'
+
+    answer = post(b"[" + good + b"," + bad + b"," + good.replace(b'"a"', b'"c"') + b"]", BATCH)
+
+    assert answer.status_code == 400
+    [error] = answer.json()["errors"]
+    assert (error["index"], error["reason"][:17]) == (1, "is not valid JSON")
+    assert stored() == ["a", "c"]
+
+
+def test_a_number_of_any_length_sinks_no_neighbour(post):
+    """Python reads no number of more than 4,300 digits, and has to read the body beside a NaN."""
+    good = json.dumps(event(id="a"))
+    long = json.dumps(event(id="b")).replace("10}", "9" * 5000 + "}")
+    bad = json.dumps(event(id="c", data={"input_tokens": float("nan")}))
+
+    answer = post(f"[{good},{long},{bad}]", BATCH)
+
+    assert [error["index"] for error in answer.json()["errors"]] == [1, 2]
+    assert stored() == ["a"]
+
+
+def test_no_value_hides_an_attribute_that_stands_twice(post):
+    body = (
+        '{"id":"a","id":"b","source":"specversion","type":"llm.call","subject":"acme",'
+        '"data":{"input_tokens":1}}'
+    )
+
+    answer = post(body)
+
+    assert answer.json()["errors"] == [
+        {"index": 0, "field": "", "reason": "must not hold an attribute twice"}
+    ]
+    assert stored() == []
+
+
 @pytest.mark.parametrize("data", ['{"input_tokens":1}', '{"input_tokens":1,"specversion":"1.0"}'])
 def test_an_attribute_that_stands_twice_is_refused(post, data):
     body = f'{{"id":"a","id":"b","type":"llm.call","subject":"acme","data":{data}}}'

@@ -86,6 +86,9 @@ def _may_repeat_attribute(text: bytes, event: CloudEvent) -> bool:
     given: list[Any] = [event.id, event.type, event.subject, event.time, event.source]
     # It has a default; and the same word inside `data` must not pass for the attribute.
     has_version = text.count(b'"specversion"') > data.count(b'"specversion"')
+    if "specversion" in given:
+        # A value of that very text shows like the attribute, and would hide a repeated one.
+        return True
     given += [event.datacontenttype, event.specversion if has_version else None]
     present = [value for value in given if value is not None]
     expected = 1 + len(present) + sum(value.count(":") for value in present)
@@ -103,14 +106,20 @@ def _instant(text: str) -> datetime:
 
 
 def _not_a_number(text: bytes) -> Refusal | None:
-    """Return which value is NaN or Infinity, which JSON has not, or None when none is."""
+    """Return which value is NaN or Infinity, which JSON has not, or None when none is.
+
+    None also where Python cannot read the text either: no UTF-8, or nested too deeply for it.
+    """
     found: list[str] = []
 
     def note(name: str) -> str:
         found.append(name)
         return name
 
-    event = json.loads(text, parse_constant=note)
+    try:
+        event = json.loads(text, parse_constant=note, parse_int=str)
+    except (ValueError, RecursionError):
+        return None
     if not found:
         return None
     data = event.get("data") if isinstance(event, dict) else None
