@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from datetime import timedelta
 
@@ -361,6 +362,22 @@ def test_a_length_that_is_no_number_is_refused(client, key, length):
 
     assert answer.status_code == 400
     assert "Content-Length" in answer.json()["detail"]
+
+
+def test_a_body_shorter_than_its_length_is_refused(client, key):
+    """What came is whole events, and still not all that the caller set out to send."""
+    body = json.dumps(event())
+
+    answer = client.post(
+        "/api/v1/events",
+        data=body,
+        content_type=ONE,
+        headers={"Authorization": f"Bearer {key}"},
+        **{"wsgi.input": io.BytesIO(body.encode()), "CONTENT_LENGTH": str(len(body) + 1)},
+    )
+
+    assert (answer.status_code, answer.json()["detail"]) == (400, "The body ended early.")
+    assert stored() == []
 
 
 @pytest.mark.parametrize("authorization", ["Bearer nonsense", "Basic !", "mk_x", " "])
