@@ -17,6 +17,7 @@ from billing.authentication import MissingScope, NotAuthenticated, NotForCustome
 from billing.customers import CustomerConflict, CustomerRefused
 from billing.problems import problem
 from billing.subscriptions import SubscriptionPending, SubscriptionRefused
+from billing_project.problem_answers import announce
 from usage.api.openapi import OPENAPI_PATHS
 
 log = structlog.get_logger(__name__)
@@ -31,6 +32,7 @@ class Api(NinjaAPI):
         self, *, path_prefix: str | None = None, path_params: dict[str, Any] | None = None
     ) -> OpenAPISchema:
         schema = super().get_openapi_schema(path_prefix=path_prefix, path_params=path_params)
+        announce(schema["paths"])
         schema["paths"] = OPENAPI_PATHS | schema["paths"]
         return schema
 
