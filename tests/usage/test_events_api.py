@@ -282,11 +282,17 @@ def test_a_number_of_any_length_sinks_no_neighbour(post):
     assert stored() == ["a"]
 
 
-def test_no_value_hides_an_attribute_that_stands_twice(post):
-    body = (
-        '{"id":"a","id":"b","source":"specversion","type":"llm.call","subject":"acme",'
-        '"data":{"input_tokens":1}}'
-    )
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        '"id":"a","id":"b","source":"specversion"',
+        '"id":"a","source":"specversion","source":""',
+        '"id":"specversion","id":"a"',
+        '"id":"a","specversion":"1.0","specversion" :"1.0"',
+    ],
+)
+def test_no_value_hides_an_attribute_that_stands_twice(post, attributes):
+    body = f'{{{attributes},"type":"llm.call","subject":"acme","data":{{"input_tokens":1}}}}'
 
     answer = post(body)
 
