@@ -14,7 +14,7 @@ from django.core.signals import got_request_exception, request_finished, request
 from django.db import close_old_connections
 
 from tests.hostile.judge import Answer
-from tests.hostile.oracle import Request
+from tests.hostile.oracle import BODY_BYTES, Request
 
 PATH = "/api/v1/events"
 ANSWER_SECONDS = 10
@@ -25,7 +25,7 @@ class Unanswered(Exception):
 
 
 class RefusedByServer(Exception):
-    """The web server refused what no HTTP request may hold; the application never saw it."""
+    """The web server refused what no HTTP request may hold, or hung up on too large a body."""
 
 
 class Caller(Protocol):
@@ -164,7 +164,13 @@ class OverSocket:
         else:
             body = request.body
             lines.append(f"Content-Length: {len(body)}")
-        answer = self.write("\r\n".join([*lines, "", ""]).encode() + body)
+        try:
+            answer = self.write("\r\n".join([*lines, "", ""]).encode() + body)
+        except Unanswered as error:
+            if len(body) > BODY_BYTES:
+                # It closed before it had read all, and its answer may be lost with the rest.
+                raise RefusedByServer from error
+            raise
         if answer.status in {400, 431} and not answer.body and _may_be_refused_by_server(request):
             raise RefusedByServer(answer.status)
         return answer
@@ -177,7 +183,7 @@ class OverSocket:
         """
         with socket.create_connection(("127.0.0.1", self._port), ANSWER_SECONDS) as connection:
             # A server that has refused may close before it has read all.
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            with contextlib.suppress(OSError):
                 connection.sendall(request)
                 if then_end:
                     connection.shutdown(socket.SHUT_WR)
