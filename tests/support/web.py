@@ -19,7 +19,6 @@ from billing_project.local_stack.procfile import read_procfile
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_SECONDS = 60
-STOP_SECONDS = 30
 
 
 class WebFailed(Exception):
@@ -46,7 +45,8 @@ class Web:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.stop()
+        # A worker that is just starting ignores being asked to stop, for 25 seconds.
+        self.kill_all()
 
     def start(self) -> None:
         """Start it and wait until it answers.
@@ -100,8 +100,7 @@ class Web:
 
     def kill_all(self) -> None:
         """Kill every process at once, as when the machine goes."""
-        assert self._process is not None
-        if self.has_ended():
+        if self._process is None or self.has_ended():
             return
         # Its session is its own, so nobody else is in the group.
         os.killpg(self._process.pid, signal.SIGKILL)
@@ -113,15 +112,6 @@ class Web:
         return sum(
             int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * page for pid in self.workers()
         )
-
-    def stop(self) -> None:
-        """End it as a deploy does."""
-        if self._process is not None and not self.has_ended():
-            self._process.terminate()
-            try:
-                self._process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                self.kill_all()
 
     def log(self) -> str:
         """Return the end of what it wrote."""
