@@ -94,6 +94,16 @@ simulate: $(STAMP) ## Drive everything by random steps (SEEDS=n STEPS=60 FIRST=0
 	@exec $(STACK) with-services -- env DJANGO_SETTINGS_MODULE=tests.settings python -m tests.simulation \
 	  $(if $(SEED),--seed=$(SEED),--seeds=$(or $(SEEDS),50) --first=$(or $(FIRST),0)) --steps=$(or $(STEPS),60) $(ARGS)
 
+.PHONY: hostile
+hostile: $(STAMP) ## Throw hostile bodies at the ingestion API (BODIES=5000 SOCKET=1000 SEED=k ARGS=)
+	@exec $(STACK) with-services -- python -m tests.hostile --bodies=$(or $(BODIES),5000) \
+	  --over-socket=$(or $(SOCKET),1000) $(if $(SEED),--seed=$(SEED)) $(ARGS)
+
+.PHONY: chaos
+chaos: $(STAMP) ## Kill the web server while usage flows in (KILLS=40 SEED=k ARGS='--drop-replies 0.2')
+	@exec $(STACK) with-services -- python -m tests.chaos.web --kills=$(or $(KILLS),40) \
+	  $(if $(SEED),--seed=$(SEED)) $(ARGS)
+
 .PHONY: bench
 bench: $(STAMP) ## Measure, against references in the same run (ARGS=)
 	@exec $(STACK) with-services --broker --durable -- python -m tests.bench $(ARGS)

@@ -17,6 +17,7 @@ from billing.authentication import MissingScope, NotAuthenticated, NotForCustome
 from billing.customers import CustomerConflict, CustomerRefused
 from billing.problems import problem
 from billing.subscriptions import SubscriptionPending, SubscriptionRefused
+from billing_project.problem_answers import announce
 from reconciliation.api import router as reconciliation_router
 from usage.api.backfills import router as backfills_router
 from usage.api.corrections import router as corrections_router
@@ -38,6 +39,7 @@ class Api(NinjaAPI):
         self, *, path_prefix: str | None = None, path_params: dict[str, Any] | None = None
     ) -> OpenAPISchema:
         schema = super().get_openapi_schema(path_prefix=path_prefix, path_params=path_params)
+        announce(schema["paths"])
         schema["paths"] = OPENAPI_PATHS | schema["paths"]
         return schema
 

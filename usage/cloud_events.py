@@ -52,6 +52,7 @@ def read_event(text: bytes) -> ReportedEvent | Refusal:
     try:
         event = _EVENT.decode(text)
         read = _checked(event)
+        _refuse_repetition(event, text)
     except msgspec.ValidationError as error:
         return _invalid(error)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -61,10 +62,14 @@ def read_event(text: bytes) -> ReportedEvent | Refusal:
         return NOT_AN_INSTANT
     except _Refused as error:
         return Refusal(error.field, error.reason)
+    return read
+
+
+def _refuse_repetition(event: CloudEvent, text: bytes) -> None:
+    """Refuse an attribute that stands twice; the decoder took the last one."""
     outside = text.count(b'"') - bytes(event.data).count(b'"')
     if (b"\\" in text or outside != 2 * _strings(event)) and has_repeated_key(text):
-        return Refusal("", "must not hold an attribute twice")
-    return read
+        raise _Refused("", "must not hold an attribute twice")
 
 
 def _strings(event: CloudEvent) -> int:
@@ -103,14 +108,20 @@ def _checked(event: CloudEvent) -> ReportedEvent:
 
 
 def _not_a_number(text: bytes) -> Refusal | None:
-    """Return which value is NaN or Infinity, which JSON has not, or None when none is."""
+    """Return which value is NaN or Infinity, which JSON has not, or None when none is.
+
+    None also where Python cannot read the text either: no UTF-8, or nested too deeply for it.
+    """
     found: list[str] = []
 
     def note(name: str) -> str:
         found.append(name)
         return name
 
-    event = json.loads(text, parse_constant=note)
+    try:
+        event = json.loads(text, parse_constant=note, parse_int=str)
+    except (ValueError, RecursionError):
+        return None
     if not found:
         return None
     data = event.get("data") if isinstance(event, dict) else None

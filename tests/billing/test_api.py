@@ -383,6 +383,24 @@ def test_description_holds_every_route_and_usages_own(client):
             assert operation["security"] == [{"ApiKey": []}]
 
 
+def test_description_announces_the_problems_of_each_operation(client):
+    paths = client.get("/api/openapi.json").json()["paths"]
+
+    def announced(path, method):
+        return sorted(paths[path][method]["responses"])
+
+    assert announced("/api/v1/plans", "get") == ["200", "401", "403", "503"]
+    assert announced("/api/v1/customers", "get") == ["200", "401", "403", "422", "503"]
+    assert announced("/api/v1/customers", "post") == [
+        *("200", "201", "400", "401", "403", "409", "413", "422", "503")
+    ]
+    assert announced("/api/v1/customers/{external_id}", "get") == [
+        *("200", "401", "403", "404", "422", "503")
+    ]
+    problem = paths["/api/v1/plans"]["get"]["responses"]["401"]["content"]
+    assert list(problem) == ["application/problem+json"]
+
+
 def test_documentation_is_served_from_here_alone(client):
     page = client.get("/api/docs")
 

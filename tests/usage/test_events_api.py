@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import zlib
@@ -266,6 +267,51 @@ def test_a_body_that_nobody_can_read_is_refused_whole(post, body):
     assert "errors" not in answer.json()
 
 
+@pytest.mark.parametrize("id_", [b"b\xff", b'b","note":"\xff', b"b\xed\xa0\x80"])
+def test_bytes_that_are_no_text_sink_no_neighbour(post, id_):
+    good = json.dumps(event(id="a")).encode()
+    bad = b'{"id":"' + id_ + b'","type":"llm.call","subject":"acme","data":{"input_tokens":1}}'
+
+    answer = post(b"[" + good + b"," + bad + b"," + good.replace(b'"a"', b'"c"') + b"]", BATCH)
+
+    assert answer.status_code == 400
+    [error] = answer.json()["errors"]
+    assert (error["index"], error["reason"][:17]) == (1, "is not valid JSON")
+    assert stored() == ["a", "c"]
+
+
+def test_a_number_of_any_length_sinks_no_neighbour(post):
+    """Python reads no number of more than 4,300 digits, and has to read the body beside a NaN."""
+    good = json.dumps(event(id="a"))
+    long = json.dumps(event(id="b")).replace("10}", "9" * 5000 + "}")
+    bad = json.dumps(event(id="c", data={"input_tokens": float("nan")}))
+
+    answer = post(f"[{good},{long},{bad}]", BATCH)
+
+    assert [error["index"] for error in answer.json()["errors"]] == [1, 2]
+    assert stored() == ["a"]
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        '"id":"a","id":"b","source":"specversion"',
+        '"id":"a","source":"specversion","source":""',
+        '"id":"specversion","id":"a"',
+        '"id":"a","specversion":"1.0","specversion" :"1.0"',
+    ],
+)
+def test_no_value_hides_an_attribute_that_stands_twice(post, attributes):
+    body = f'{{{attributes},"type":"llm.call","subject":"acme","data":{{"input_tokens":1}}}}'
+
+    answer = post(body)
+
+    assert answer.json()["errors"] == [
+        {"index": 0, "field": "", "reason": "must not hold an attribute twice"}
+    ]
+    assert stored() == []
+
+
 @pytest.mark.parametrize("data", ['{"input_tokens":1}', '{"input_tokens":1,"specversion":"1.0"}'])
 def test_an_attribute_that_stands_twice_is_refused(post, data):
     body = f'{{"id":"a","id":"b","type":"llm.call","subject":"acme","data":{data}}}'
@@ -322,7 +368,8 @@ GZIP = {"Content-Encoding": "gzip"}
 def test_a_gzip_body_is_stored(post):
     whole = [event(id=str(number)) for number in range(1_000)]
 
-    answer = post(gzip.compress(json.dumps(whole).encode()), BATCH, **GZIP)
+    text = json.dumps(whole).encode()
+    answer = post(gzip.compress(text[:20_000]) + gzip.compress(text[20_000:]), BATCH, **GZIP)
 
     assert answer.status_code == 204
     assert len(stored()) == 1_000
@@ -333,7 +380,8 @@ def test_a_gzip_body_is_stored(post):
     [
         (b"\x1f\x8b", 400, "The gzip body ended early."),
         (gzip.compress(b"[]")[:-1], 400, "The gzip body ended early."),
-        (gzip.compress(b"[]") + b"[]", 400, "Something follows the gzip body."),
+        (gzip.compress(b"[]") + b"[]", 400, "The body is not gzip"),
+        (gzip.compress(b"") * 101, 400, "A gzip body takes at most 100 members."),
         (b"[]", 400, "The body is not gzip"),
         (zlib.compress(b"[]"), 400, "The body is not gzip"),
         (b"", 400, "The gzip body ended early."),
@@ -493,6 +541,22 @@ def test_a_length_that_is_no_number_is_refused(client, key, length):
 
     assert answer.status_code == 400
     assert "Content-Length" in answer.json()["detail"]
+
+
+def test_a_body_shorter_than_its_length_is_refused(client, key):
+    """What came is whole events, and still not all that the caller set out to send."""
+    body = json.dumps(event())
+
+    answer = client.post(
+        "/api/v1/events",
+        data=body,
+        content_type=ONE,
+        headers={"Authorization": f"Bearer {key}"},
+        **{"wsgi.input": io.BytesIO(body.encode()), "CONTENT_LENGTH": str(len(body) + 1)},
+    )
+
+    assert (answer.status_code, answer.json()["detail"]) == (400, "The body ended early.")
+    assert stored() == []
 
 
 @pytest.mark.parametrize("authorization", ["Bearer nonsense", "Basic !", "mk_x", " "])

@@ -19,7 +19,8 @@ PLAIN = "application/json"
 
 _ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
 _ANY = msgspec.json.Decoder(msgspec.Raw)
-_LENIENT = json.JSONDecoder()
+_LENIENT = json.JSONDecoder(parse_int=str)
+"""Numbers stay text: Python refuses whole numbers of more than 4,300 digits, JSON has them."""
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 

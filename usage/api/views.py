@@ -123,6 +123,9 @@ def _body(request: HttpRequest) -> bytes:
         raise too_large from error
     if len(body) > settings.USAGE_BODY_LIMIT_BYTES:
         raise too_large
+    if len(body) < declared:
+        # The server hands on what came before the connection ended.
+        raise Body(400, "The body ended early.")
     return body
 
 

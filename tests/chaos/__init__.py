@@ -1,0 +1,1 @@
+"""Killing the real processes at moments nobody chose, with a ledger of what callers were told."""
