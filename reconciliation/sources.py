@@ -27,8 +27,8 @@ BRIDGE_HOURS = meter_events.SUMMARIES_PER_PAGE
 class Pair:
     """A customer and a meter with the hours to compare, as ranges of whole UTC hours.
 
-    `stripe_customer_ids` is who the usage was sent for: one, unless the customer was tied to
-    another one at Stripe in the meantime.
+    `stripe_customer_ids` is who the usage was or may have been sent for: one, unless the customer
+    was tied to another one at Stripe in the meantime.
     """
 
     customer_id: int
@@ -98,6 +98,10 @@ SELECT paired.customer_id, customer.external_id, paired.meter_id, meter.slug, me
                AND sent.window_start >= paired.oldest
              UNION SELECT customer.stripe_customer_id
              WHERE customer.stripe_customer_id IS NOT NULL
+             -- What was sent for a former one may be what a restore forgot.
+             UNION SELECT former FROM unnest(customer.former_stripe_ids) former
+             WHERE NOT EXISTS (SELECT FROM billing_customer other
+                               WHERE other.stripe_customer_id = former)
              ORDER BY 1),
        paired.instants
 FROM paired

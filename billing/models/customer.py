@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.utils import timezone
 
@@ -23,6 +24,13 @@ class Customer(models.Model):
         null=True,
         blank=True,
         help_text="empty until Stripe has answered; usage is held until then",
+    )
+    former_stripe_ids = ArrayField(
+        models.CharField(max_length=255),
+        default=list,
+        blank=True,
+        editable=False,
+        help_text="whom it was tied to at Stripe before, oldest first; kept by the database",
     )
     stripe_asked_at = models.DateTimeField(
         null=True,

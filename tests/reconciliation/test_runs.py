@@ -16,7 +16,7 @@ from django.utils import timezone
 from billing import wakeups
 from billing.enums import CaseKind
 from billing.gateway.errors import Misconfigured
-from billing.models import Case
+from billing.models import Case, Customer
 from reconciliation import runs, sources, tasks
 from reconciliation.models import Discrepancy, ReconciliationRun
 from stripe_emulator import FaultRule
@@ -27,6 +27,7 @@ from tests.factories.usage import (
     move,
     states,
 )
+from tests.reconciliation.conftest import customer_at_stripe
 from usage import fence
 from usage.cells import HOUR
 from usage.lifecycle import State
@@ -669,6 +670,37 @@ def test_a_pair_that_always_fails_does_not_make_every_night_a_large_one(acme, to
     assert nightly(now + 36 * HOUR + 7 * DAY - HOUR).every_pair
     ReconciliationRun.objects.update(error_count=1)
     assert not nightly(now + 36 * HOUR + 7 * DAY).every_pair
+
+
+def test_usage_forgotten_under_a_former_stripe_customer_is_found(acme, tokens, now):
+    """F18, F61: sent, forgotten by a restore, and the customer tied to another one since."""
+    former = acme.stripe_customer_id
+    arrive_from_elsewhere(customer=acme, meter=tokens, at=now, value=8)
+    acme.stripe_customer_id = customer_at_stripe("acme again").stripe_customer_id
+    Customer.objects.exclude(pk=acme.pk).delete()
+    acme.save()
+    again = make_submission(customer=acme, meter=tokens, at=now, value=8, state=State.UNPROVEN)
+    SubmissionState.objects.update(recount=True, doubt_since=now, changed_at=now)
+
+    runs.reconcile_doubtful(now=now + 37 * HOUR)
+
+    assert states(again) == ["settled"]
+    acme.refresh_from_db()
+    assert acme.former_stripe_ids == [former]
+
+
+def test_a_stripe_customer_that_is_somebody_elses_now_is_not_read_for_its_former_owner(
+    acme, globex, tokens, sent, now
+):
+    theirs, ours = globex.stripe_customer_id, acme.stripe_customer_id
+    for customer, stripe_id in ((globex, None), (acme, theirs), (globex, ours)):
+        customer.stripe_customer_id = stripe_id
+        customer.save()
+    sent(5, at=now)
+
+    pairs = sources.pairs(since=now - DAY, until=now + DAY, with_unsettled=False, now=now, limit=10)
+
+    assert [pair.stripe_customer_ids for pair in pairs] == [(theirs,)]
 
 
 def test_a_lift_that_admits_no_loss_changes_no_night(acme, tokens, now):
