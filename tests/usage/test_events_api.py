@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import json
 import os
 import zlib
@@ -391,6 +392,8 @@ def test_a_gzip_body_is_stored(post):
         (gzip.compress(os.urandom(2**20 + 1)), 413, "A request takes at most 1048576 bytes."),
         (gzip.compress(b" " * 500_000), 413, "200 times what was sent"),
     ],
+    # A packed text begins with the time at which it was packed.
+    ids=itertools.count(),
 )
 def test_a_gzip_body_that_is_not_whole_or_too_large_is_refused(post, body, status, detail):
     answer = post(body, BATCH, **GZIP)
