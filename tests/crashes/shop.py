@@ -56,6 +56,7 @@ from usage import (
     holding,
     invariants,
     lateness,
+    quarters,
     queries,
     recutting,
     rejections,
@@ -199,6 +200,9 @@ class Shop:
             }
 
         return Operation(call, is_repeated=True)
+
+    def rebuild(self) -> Operation:
+        return Operation(quarters.rebuild, is_repeated=True)
 
     def hooks(self) -> Operation:
         """Post what Stripe has to tell; what is not answered with a 200 it tells again."""

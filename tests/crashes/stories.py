@@ -15,6 +15,7 @@ from django.conf import settings
 from billing.gateway.client import connection as stripe
 from billing.models import ApiKey, Customer, Invoice, Meter, MeterVersion, PeriodBoundary
 from tests.crashes.shop import NOW, RUNNING, Operation, Shop, used
+from usage.models import QuarterUsage, RunHour
 from usage.reports import CONFLICT, Stored
 from usage.storing import COPY_FROM
 
@@ -60,6 +61,16 @@ def large(shop: Shop) -> Told:
     yield shop.ingest(*events)
     yield shop.ingest(*events, ("c", NOW - MINUTE, 1))
     yield shop.flush()
+    yield shop.deliver()
+
+
+def rebuilt(shop: Shop) -> Told:
+    """What questions about usage are answered from is lost, and written anew from the events."""
+    yield shop.ingest(("r1", NOW - MINUTE, 3), ("r2", NOW - HOUR, 4))
+    yield shop.flush()
+    RunHour.objects.all().delete()
+    QuarterUsage.objects.all().delete()
+    yield shop.rebuild()
     yield shop.deliver()
 
 
@@ -425,6 +436,7 @@ STORIES = {
     "first": Story(first),
     "second": Story(second),
     "large": Story(large),
+    "rebuilt": Story(rebuilt),
     "ordinary": Story(ordinary, ("input_tokens", "llm_calls")),
     "doubt": Story(doubt),
     "old_doubt": Story(old_doubt),

@@ -180,7 +180,7 @@ def _as_long_as_said(request: Request) -> bytes:
 
 def _unpacked(body: bytes, encoding: str | None) -> bytes:
     """Return the text of a packed body; of one that is far too large, no more than shows it."""
-    if encoding in {None, "identity"}:
+    if (encoding or "").strip().lower() in {"", "identity"}:
         return body
     if (encoding or "").strip().lower() not in {"gzip", "x-gzip"}:
         raise _Whole(400, 415)

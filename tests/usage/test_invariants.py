@@ -84,8 +84,9 @@ TAMPERING = {
     " WHERE outcome = 'accepted'",
     "I15": "UPDATE usage_submission SET live_mode = true",
     "I16": "UPDATE billing_customer SET stripe_customer_id = 'cus_moved' WHERE external_id = 'acme';"
-    " INSERT INTO billing_customer (external_id, email, name, created_at, stripe_customer_id)"
-    " SELECT 'heir', '', '', now(), min(stripe_customer_id) FROM usage_submission",
+    " INSERT INTO billing_customer (external_id, email, name, created_at, former_stripe_ids,"
+    " stripe_customer_id)"
+    " SELECT 'heir', '', '', now(), '{}', min(stripe_customer_id) FROM usage_submission",
     "I21": "UPDATE usage_usageevent SET voids = (SELECT min(id) FROM usage_usageevent)"
     " WHERE event_id = 'e'",
     "I22": "UPDATE usage_fence SET quarantined_at = recorded_at - interval '1 hour'",
