@@ -60,7 +60,8 @@ def _printable(text: str) -> str:
     return text
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
+    """Refuse what PostgreSQL takes for no text."""
     if "\0" in text:
         raise ValueError("must not hold a NUL character")
     return text
@@ -172,7 +173,7 @@ def list_customers(
     request: HttpRequest,
     limit: Annotated[int, Query(ge=1, le=PER_PAGE_MOST)] = PER_PAGE,
     after: Annotated[
-        str, Query(description="External id of the last one seen."), AfterValidator(_storable)
+        str, Query(description="External id of the last one seen."), AfterValidator(storable)
     ] = "",
 ) -> dict[str, Any]:
     """List customers by external id."""

@@ -21,6 +21,7 @@ from billing_project.problem_answers import announce
 from reconciliation.api import router as reconciliation_router
 from usage.api.backfills import router as backfills_router
 from usage.api.corrections import router as corrections_router
+from usage.api.cursors import InvalidCursor
 from usage.api.openapi import OPENAPI_PATHS
 from usage.api.questions import router as usage_router
 from usage.api.stories import router as stories_router
@@ -100,6 +101,12 @@ def _no_such(_: HttpRequest, error: NoSuch) -> HttpResponse:
 def _unanswerable(_: HttpRequest, error: Unanswerable) -> HttpResponse:
     errors = [{"field": error.field, "reason": error.reason}]
     return problem(422, "Invalid request", str(error), errors=errors)
+
+
+@api.exception_handler(InvalidCursor)
+def _invalid_cursor(_: HttpRequest, error: InvalidCursor) -> HttpResponse:
+    errors = [{"field": "cursor", "reason": str(error)}]
+    return problem(422, "Invalid request", f"cursor: {error}", errors=errors)
 
 
 @api.exception_handler(CustomerConflict)

@@ -13,9 +13,9 @@ from billing.api import caller_of
 from billing.problems import problem
 from reconciliation.comparison import Reason
 from reconciliation.models import Discrepancy, ReconciliationRun
-from usage.api.cursors import PER_PAGE, CursorText, InvalidCursor, Limit, page
+from usage.api.cursors import PER_PAGE, CursorText, Limit, page
 from usage.api.records import exact, unit_of
-from usage.api.submissions import Text, allowed_customers, find_meter, wrong_cursor
+from usage.api.submissions import Text, allowed_customers, find_meter
 
 router = Router(tags=["reconciliation"])
 
@@ -80,10 +80,7 @@ def list_runs(request: HttpRequest, limit: Limit = PER_PAGE, cursor: CursorText 
         return problem(
             403, "Not allowed", "This API key is for some customers, and runs are about all."
         )
-    try:
-        found = page(ReconciliationRun.objects.all(), of="runs", cursor=cursor, limit=limit)
-    except InvalidCursor as error:
-        return wrong_cursor(error)
+    found = page(ReconciliationRun.objects.all(), of="runs", cursor=cursor, limit=limit)
     return {
         "data": [_run(run) for run in found.rows],
         "next_cursor": found.next_cursor or None,
@@ -107,10 +104,7 @@ def list_discrepancies(
         rows = rows.filter(meter=wanted)
     if filters.resolved is not None:
         rows = rows.filter(resolved_at__isnull=not filters.resolved)
-    try:
-        found = page(rows, of="discrepancies", cursor=cursor, limit=limit)
-    except InvalidCursor as error:
-        return wrong_cursor(error)
+    found = page(rows, of="discrepancies", cursor=cursor, limit=limit)
     return {
         "data": [_discrepancy(row) for row in found.rows],
         "next_cursor": found.next_cursor or None,

@@ -8,13 +8,13 @@ from django.http import HttpRequest
 from ninja import Router, Schema
 from pydantic import AfterValidator, ConfigDict, Field
 
-from billing.api import caller_of
+from billing.api import caller_of, storable
 from billing.authentication import Caller
 from billing.models import Source
 from billing.problems import problem
 from usage import cancelling, voiding
 from usage.api.records import CancellationOut, cancellation_out
-from usage.api.submissions import find_submission, storable
+from usage.api.submissions import find_submission
 from usage.clock import database_clock
 from usage.models import Cancellation
 from usage.voiding import EventKey

@@ -15,7 +15,7 @@ from django.http import HttpRequest, HttpResponse
 from ninja import Query, Router, Schema
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from billing.api import NoSuch, caller_of
+from billing.api import NoSuch, caller_of, storable
 from billing.models import Meter
 from usage.api.csv_answers import csv_answer, wants_csv
 from usage.folding import MODEL_CHARACTERS
@@ -53,19 +53,13 @@ def _zone(name: str) -> str:
     return name
 
 
-def _storable(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("must not hold a NUL character")
-    return text
-
-
 @cache
 def _zones() -> frozenset[str]:
     return frozenset(available_timezones())
 
 
 Instant = Annotated[datetime, BeforeValidator(_instant)]
-Word = Annotated[str, Field(max_length=200), AfterValidator(_storable)]
+Word = Annotated[str, Field(max_length=200), AfterValidator(storable)]
 Format = Annotated[
     Literal["json", "csv"] | None,
     Field(description="`csv` for CSV, as `Accept: text/csv` asks for it, too."),

@@ -11,7 +11,7 @@ from django.utils import timezone
 from ninja import Query, Router, Schema
 from pydantic import AfterValidator, Field
 
-from billing.api import NoSuch, caller_of
+from billing.api import NoSuch, caller_of, storable
 from usage.api.records import (
     HeldOut,
     InvoiceOut,
@@ -23,7 +23,6 @@ from usage.api.records import (
     record_out,
     unit_of,
 )
-from usage.api.submissions import storable
 from usage.life_story import Chapter, LifeStory, life_story
 from usage.lifecycle import State
 from usage.models import EventConflict, FlushRun, Void

@@ -7,17 +7,17 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from django.db import OperationalError
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
 from ninja import Query, Router, Schema
 from psycopg.errors import QueryCanceled
 from pydantic import AfterValidator, AwareDatetime, Field
 
-from billing.api import NoSuch, caller_of
+from billing.api import NoSuch, caller_of, storable
 from billing.models import Customer, Meter
 from billing.problems import problem
 from usage import queries, submission_records
 from usage.api.csv_answers import csv_answer, wants_csv
-from usage.api.cursors import PER_PAGE, CursorText, InvalidCursor, Limit, page
+from usage.api.cursors import PER_PAGE, CursorText, Limit, page
 from usage.api.records import (
     HeldOut,
     SubmissionOut,
@@ -36,13 +36,6 @@ BOOKS_SECONDS = 10
 """How long the books may take within a request; the command has all the time it needs."""
 
 router = Router(tags=["records"])
-
-
-def storable(text: str) -> str:
-    """Refuse what PostgreSQL takes for no text."""
-    if "\0" in text:
-        raise ValueError("must not hold a NUL character")
-    return text
 
 
 def _utc(instant: datetime) -> datetime:
@@ -135,10 +128,7 @@ def list_submissions(
         states=filters.state,
         identifier=filters.identifier,
     )
-    try:
-        found = page(rows, of="submissions", cursor=cursor, limit=limit)
-    except InvalidCursor as error:
-        return wrong_cursor(error)
+    found = page(rows, of="submissions", cursor=cursor, limit=limit)
     data = [submission_out(row) for row in found.rows]
     if wants_csv(request):
         return csv_answer(
@@ -170,10 +160,7 @@ def list_held_usage(
     rows = submission_records.held_usage(
         _narrowing(request, filters), reasons=filters.reason, is_released=filters.released
     )
-    try:
-        found = page(rows, of="held", cursor=cursor, limit=limit)
-    except InvalidCursor as error:
-        return wrong_cursor(error)
+    found = page(rows, of="held", cursor=cursor, limit=limit)
     return {
         "data": [held_out(row) for row in found.rows],
         "next_cursor": found.next_cursor or None,
@@ -252,16 +239,6 @@ def find_meter(slug: str | None) -> Meter | None:
     if meter is None:
         raise NoSuch("meter", slug, field="meter")
     return meter
-
-
-def wrong_cursor(error: InvalidCursor) -> HttpResponse:
-    """Answer a request with a cursor that is none of its list."""
-    return problem(
-        422,
-        "Invalid request",
-        f"cursor: {error}",
-        errors=[{"field": "cursor", "reason": str(error)}],
-    )
 
 
 def next_page(request: HttpRequest, cursor: str) -> str:
