@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from stripe_emulator.core import events, subscription_life
+from stripe_emulator.core import events
+from stripe_emulator.core.billing import subscription_life
 from stripe_emulator.core.call import Answer, Call
 from stripe_emulator.core.collection import Object, in_span
 from stripe_emulator.core.errors import ApiError, invalid

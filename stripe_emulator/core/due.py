@@ -1,13 +1,8 @@
 """Catching up with time: what fell due is done in order, each at its own moment."""
 
-from stripe_emulator.core import (
-    cycle_invoices,
-    error_reports,
-    invoices,
-    subscription_life,
-    test_clocks,
-)
+from stripe_emulator.core import error_reports, test_clocks
 from stripe_emulator.core.agenda import Agenda
+from stripe_emulator.core.billing import cycle_invoices, invoices, subscription_life
 from stripe_emulator.core.collection import Object
 from stripe_emulator.core.settling import settle_due
 from stripe_emulator.core.world import World

@@ -18,12 +18,7 @@ from stripe_emulator.core.idempotency import Idempotency
 from stripe_emulator.core.ids import Ids
 from stripe_emulator.core.in_flight import InFlight
 from stripe_emulator.core.parts import Parts
-from stripe_emulator.core.records import (
-    IdempotencyRecord,
-    IdentifierRecord,
-    MemoryRecords,
-    Records,
-)
+from stripe_emulator.core.records import IdempotencyRecord, IdentifierRecord, MemoryRecords, Records
 from stripe_emulator.core.settings import Settings
 from stripe_emulator.core.settling import count_again
 from stripe_emulator.core.snapshots import Snapshot, packed, unpacked

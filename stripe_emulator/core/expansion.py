@@ -9,8 +9,8 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+from stripe_emulator.core.billing.pricing import as_plan
 from stripe_emulator.core.collection import Object, Page
-from stripe_emulator.core.pricing import as_plan
 from stripe_emulator.core.world import EXPANDABLE_FIELDS, World
 
 

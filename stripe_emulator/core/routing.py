@@ -10,7 +10,6 @@ from stripe_emulator.core import (
     alerts,
     customers,
     event_reads,
-    invoices,
     meter_events,
     meter_events_v2,
     meters,
@@ -19,12 +18,15 @@ from stripe_emulator.core import (
     products,
     search,
     sessions,
-    subscription_changes,
-    subscription_params,
-    subscriptions,
     summaries,
     test_clocks,
     webhook_endpoints,
+)
+from stripe_emulator.core.billing import (
+    invoices,
+    subscription_changes,
+    subscription_params,
+    subscriptions,
 )
 from stripe_emulator.core.call import Answer, Call
 from stripe_emulator.core.params import EXPAND, NO_PARAMETERS, Hash

@@ -12,7 +12,7 @@ import pytest
 import stripe
 
 from stripe_emulator import API_VERSION
-from stripe_emulator.core.pricing import amount
+from stripe_emulator.core.billing.pricing import amount
 
 from .conftest import NOW, make_meter
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 import stripe
 
-from stripe_emulator.core.periods import period_at
+from stripe_emulator.core.billing.periods import period_at
 
 from .conftest import NOW
 

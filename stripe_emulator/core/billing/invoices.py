@@ -6,10 +6,10 @@ Cycles come with the invoice engine.
 from typing import Any
 
 from stripe_emulator.core import events
+from stripe_emulator.core.billing.invoice_shape import blank
 from stripe_emulator.core.call import Answer, Call
 from stripe_emulator.core.collection import Object, in_span
 from stripe_emulator.core.errors import invalid
-from stripe_emulator.core.invoice_shape import blank
 from stripe_emulator.core.kinds import Boolean, Choice, String
 from stripe_emulator.core.params import CREATED, EXPAND, Hash, anything, listing
 from stripe_emulator.core.settings import HOUR_SECONDS

@@ -4,16 +4,21 @@ Their changes stand in `subscription_changes`, what time does to them in `subscr
 first payment in `first_invoices`.
 """
 
-from stripe_emulator.core.anchors import anchor_for
+from stripe_emulator.core.billing.anchors import anchor_for
+from stripe_emulator.core.billing.first_invoices import begin
+from stripe_emulator.core.billing.subscription_changes import set_cancel_at
+from stripe_emulator.core.billing.subscription_items import (
+    check_together,
+    new_item,
+    priced,
+    set_period,
+)
+from stripe_emulator.core.billing.subscription_life import ENDED, plan
+from stripe_emulator.core.billing.subscription_shape import blank
 from stripe_emulator.core.call import Answer, Call
 from stripe_emulator.core.collection import Object, in_span
 from stripe_emulator.core.errors import invalid
-from stripe_emulator.core.first_invoices import begin
 from stripe_emulator.core.settings import DAY_SECONDS
-from stripe_emulator.core.subscription_changes import set_cancel_at
-from stripe_emulator.core.subscription_items import check_together, new_item, priced, set_period
-from stripe_emulator.core.subscription_life import ENDED, plan
-from stripe_emulator.core.subscription_shape import blank
 
 
 def create(call: Call) -> Answer:

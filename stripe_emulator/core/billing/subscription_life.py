@@ -2,11 +2,12 @@
 
 import copy
 
-from stripe_emulator.core import events, invoices
+from stripe_emulator.core import events
+from stripe_emulator.core.billing import invoices
+from stripe_emulator.core.billing.cycle_invoices import close_periods
+from stripe_emulator.core.billing.subscription_items import set_period
 from stripe_emulator.core.collection import Object
-from stripe_emulator.core.cycle_invoices import close_periods
 from stripe_emulator.core.settings import HOUR_SECONDS
-from stripe_emulator.core.subscription_items import set_period
 from stripe_emulator.core.world import World
 
 LIVE = {"active", "trialing", "past_due", "incomplete", "unpaid", "paused"}

@@ -4,19 +4,19 @@ import copy
 from typing import Any
 
 from stripe_emulator.core import events
-from stripe_emulator.core.call import Answer, Call
-from stripe_emulator.core.collection import Object
-from stripe_emulator.core.cycle_invoices import bill_now
-from stripe_emulator.core.errors import invalid
-from stripe_emulator.core.metadata import merged
-from stripe_emulator.core.subscription_items import (
+from stripe_emulator.core.billing.cycle_invoices import bill_now
+from stripe_emulator.core.billing.subscription_items import (
     check_together,
     new_item,
     price_of,
     priced,
     set_period,
 )
-from stripe_emulator.core.subscription_life import ENDED, end, end_trial, plan, restart
+from stripe_emulator.core.billing.subscription_life import ENDED, end, end_trial, plan, restart
+from stripe_emulator.core.call import Answer, Call
+from stripe_emulator.core.collection import Object
+from stripe_emulator.core.errors import invalid
+from stripe_emulator.core.metadata import merged
 from stripe_emulator.core.world import World
 
 _PLAIN = (

@@ -6,11 +6,12 @@ Made only with the setting `cycle_invoices`, until the rest of an invoice's life
 
 from decimal import Decimal
 
-from stripe_emulator.core import events, exact, invoices
+from stripe_emulator.core import events, exact
+from stripe_emulator.core.billing import invoices
+from stripe_emulator.core.billing.invoice_shape import line
+from stripe_emulator.core.billing.pricing import amount, billed_quantity
+from stripe_emulator.core.billing.subscription_items import is_metered, price_of
 from stripe_emulator.core.collection import Object
-from stripe_emulator.core.invoice_shape import line
-from stripe_emulator.core.pricing import amount, billed_quantity
-from stripe_emulator.core.subscription_items import is_metered, price_of
 from stripe_emulator.core.world import World
 
 

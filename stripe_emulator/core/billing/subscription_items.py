@@ -1,10 +1,10 @@
 """The items of a subscription: one price each, with a billing period of its own."""
 
+from stripe_emulator.core.billing.periods import period_at
 from stripe_emulator.core.call import Call
 from stripe_emulator.core.collection import Object
 from stripe_emulator.core.errors import invalid
 from stripe_emulator.core.metadata import merged
-from stripe_emulator.core.periods import period_at
 from stripe_emulator.core.settling import book_of
 from stripe_emulator.core.world import World
 

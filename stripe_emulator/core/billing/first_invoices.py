@@ -5,14 +5,15 @@ An invoice to pay now, or none and perhaps a card to collect.
 
 from decimal import Decimal
 
-from stripe_emulator.core import events, invoices
+from stripe_emulator.core import events
+from stripe_emulator.core.billing import invoices
+from stripe_emulator.core.billing.invoice_shape import line
+from stripe_emulator.core.billing.periods import period_at
+from stripe_emulator.core.billing.pricing import amount
+from stripe_emulator.core.billing.subscription_items import is_metered
 from stripe_emulator.core.call import Call
 from stripe_emulator.core.collection import Object
 from stripe_emulator.core.errors import ApiError
-from stripe_emulator.core.invoice_shape import line
-from stripe_emulator.core.periods import period_at
-from stripe_emulator.core.pricing import amount
-from stripe_emulator.core.subscription_items import is_metered
 from stripe_emulator.core.world import World
 
 
