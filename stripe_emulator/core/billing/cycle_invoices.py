@@ -9,6 +9,7 @@ from decimal import Decimal
 from stripe_emulator.core import events, exact
 from stripe_emulator.core.billing import invoices
 from stripe_emulator.core.billing.invoice_shape import line
+from stripe_emulator.core.billing.invoice_totals import total_up
 from stripe_emulator.core.billing.pricing import amount, billed_quantity
 from stripe_emulator.core.billing.subscription_items import is_metered, price_of
 from stripe_emulator.core.collection import Object
@@ -63,16 +64,7 @@ def finalize(world: World, invoice: Object) -> None:
         return
     for each in invoice["lines"]["data"]:
         _recount(world, invoice, each)
-    total = sum(each["amount"] for each in invoice["lines"]["data"])
-    for name in (
-        "amount_due",
-        "amount_remaining",
-        "subtotal",
-        "subtotal_excluding_tax",
-        "total",
-        "total_excluding_tax",
-    ):
-        invoice[name] = total
+    total_up(invoice)
     invoices.finalize(world, invoice)
     if invoice["billing_reason"] == "subscription_cycle":
         collect(world, invoice)

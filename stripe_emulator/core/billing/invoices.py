@@ -7,6 +7,7 @@ from typing import Any
 
 from stripe_emulator.core import events
 from stripe_emulator.core.billing.invoice_shape import blank
+from stripe_emulator.core.billing.invoice_totals import total_up
 from stripe_emulator.core.call import Answer, Call
 from stripe_emulator.core.collection import Object, in_span
 from stripe_emulator.core.errors import invalid
@@ -84,7 +85,6 @@ def make(
 
     A draft is finalized an hour later, another one is open at once.
     """
-    total = sum(line["amount"] for line in lines)
     invoice_id = world.ids.new("in")
     for line in lines:
         line["invoice"] = invoice_id
@@ -92,8 +92,6 @@ def make(
     now = world.second()
     invoice = blank() | {
         "id": invoice_id,
-        "amount_due": total,
-        "amount_remaining": total,
         "auto_advance": True,
         "automatically_finalizes_at": now + FINALIZE_AFTER_SECONDS if draft else None,
         "billing_reason": reason,
@@ -120,13 +118,10 @@ def make(
         },
         "period_end": now,
         "period_start": now,
-        "subtotal": total,
-        "subtotal_excluding_tax": total,
         "test_clock": subscription["test_clock"],
-        "total": total,
-        "total_excluding_tax": total,
         "_confirmation_secret": None,
     }
+    total_up(invoice)
     world.invoices.add(invoice)
     events.emit(world, "invoice.created", invoice)
     if draft:
