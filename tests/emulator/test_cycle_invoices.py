@@ -100,11 +100,11 @@ def test_unpaid_period_makes_it_past_due(billed, events):
         billed.customer.id, {"invoice_settings": {"default_payment_method": ""}}
     )
     billed.emulator.forward("http://app/hook", "whsec_x")
-    billed.send("a", "1000", at=START)
+    billed.send("a", "13000", at=START)
     [invoice] = go(billed, END + HOUR)
     told = [event["type"] for event in events()]
     status = billed.client.v1.subscriptions.retrieve(billed.subscription.id).status
-    billed.client.v1.invoices.pay(invoice.id)
+    billed.client.v1.invoices.pay(invoice.id, {"payment_method": "pm_card_visa"})
 
     assert (invoice.status, status) == ("open", "past_due")
     assert told == [

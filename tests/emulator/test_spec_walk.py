@@ -20,6 +20,9 @@ pytestmark = pytest.mark.contract
 ALWAYS_REFUSED = {("DELETE", "/v1/customers/{customer}/discount")}
 """Nothing here makes discounts, so none is ever deleted: its refusal is held to the description."""
 
+BESIDE = ("/v1/invoiceitems", "/v1/credit_notes", "/v1/billing/credit_balance_")
+"""Served although the description has them not: `test_sdk_shapes` holds them to the SDK's classes."""
+
 
 class Checking(InProcessTransport):
     """Hold every request and answer against the description."""
@@ -36,6 +39,8 @@ class Checking(InProcessTransport):
             else post_data
         )
         body, status, answer_headers = super().request(method, url, headers, post_data)
+        if parts.path.startswith(BESIDE):
+            return body, status, answer_headers
         template, _ = spec.operation(method, parts.path)
         spec.check_request(method, parts.path, parts.query, sent)
         spec.check_answer(method, parts.path, status, json.loads(body))
@@ -250,6 +255,133 @@ def walk_subscriptions(c) -> Iterator[Any]:
     )
 
 
+def walk_invoices(c) -> Iterator[Any]:
+    customer = c.v1.customers.create(
+        {"invoice_settings": {"default_payment_method": "pm_card_visa"}}
+    )
+    product = c.v1.products.create({"name": "Work"})
+    price = c.v1.prices.create({"currency": "usd", "product": product.id, "unit_amount": 500})
+    draft = c.v1.invoices.create(
+        {
+            "customer": customer.id,
+            "auto_advance": True,
+            "automatically_finalizes_at": NOW + 86_400,
+            "collection_method": "charge_automatically",
+            "currency": "usd",
+            "description": "by hand",
+            "metadata": {"a": "1"},
+            "pending_invoice_items_behavior": "include",
+            "expand": ["customer"],
+        }
+    )
+    yield c.v1.invoices.update(draft.id, {"auto_advance": False, "metadata": {"b": "2"}})
+    added = c.v1.invoices.add_lines(
+        draft.id,
+        {
+            "lines": [
+                {"amount": 700, "description": "x", "period": {"start": NOW, "end": NOW + 10}},
+                {"pricing": {"price": price.id}, "quantity": 3, "metadata": {"c": "3"}},
+                {
+                    "price_data": {
+                        "currency": "usd",
+                        "product_data": {"name": "New"},
+                        "unit_amount_decimal": "0.5",
+                    },
+                    "quantity_decimal": "2.5",
+                },
+            ],
+            "invoice_metadata": {"d": "4"},
+        },
+    )
+    first, second, third = [line.id for line in added.lines.data]
+    yield c.v1.invoices.line_items.update(draft.id, first, {"amount": 800, "expand": []})
+    yield c.v1.invoices.update_lines(draft.id, {"lines": [{"id": second, "quantity": 2}]})
+    yield c.v1.invoices.remove_lines(
+        draft.id, {"lines": [{"id": third, "behavior": "delete"}], "invoice_metadata": ""}
+    )
+    yield c.v1.invoices.line_items.list(
+        draft.id, {"limit": 1, "expand": ["data.pricing.price_details.price"]}
+    )
+    yield c.v1.invoices.finalize_invoice(
+        draft.id, {"auto_advance": False, "expand": ["payments", "confirmation_secret"]}
+    )
+    yield c.v1.invoices.attach_payment(
+        draft.id,
+        {"payment_intent": "pi_elsewhere", "expand": ["payments.data.payment.payment_intent"]},
+    )
+    yield c.v1.invoices.pay(draft.id, {"payment_method": "pm_card_visa", "off_session": False})
+    yield c.v1.invoices.search({"query": f"customer:'{customer.id}' AND total>1000", "limit": 1})
+    yield c.v1.subscriptions.search({"query": "status:'active'"})
+
+    sent = {"customer": customer.id, "collection_method": "send_invoice", "days_until_due": 3}
+    given_up = c.v1.invoices.create(sent)
+    c.v1.invoices.add_lines(given_up.id, {"lines": [{"amount": 900}]})
+    yield c.v1.invoices.send_invoice(given_up.id)
+    yield c.v1.invoices.mark_uncollectible(given_up.id)
+    yield c.v1.invoices.void_invoice(given_up.id)
+    gone = c.v1.invoices.create(sent)
+    yield c.v1.invoices.delete(gone.id)
+
+
+def walk_credits(c) -> Iterator[Any]:
+    customer = c.v1.customers.create(
+        {"invoice_settings": {"default_payment_method": "pm_card_visa"}}
+    )
+    meter = make_walk_meter(c, "credits")
+    product = c.v1.products.create({"name": "Credits"})
+    price = c.v1.prices.create(
+        {
+            "currency": "usd",
+            "product": product.id,
+            "unit_amount": 4,
+            "recurring": {"interval": "month", "usage_type": "metered", "meter": meter.id},
+        }
+    )
+    emulator_of(c).settings.change(cycle_invoices=True)
+    subscription = c.v1.subscriptions.create(
+        {"customer": customer.id, "items": [{"price": price.id}]}
+    )
+    grants = [
+        c.v1.billing.credit_grants.create(
+            {
+                "customer": customer.id,
+                "amount": {"type": "monetary", "monetary": {"currency": "usd", "value": 100}},
+                "applicability_config": {"scope": scope},
+                "category": "promotional",
+                "name": "x",
+                "priority": 3,
+                "effective_at": NOW,
+                "expires_at": NOW + 1_000_000,
+                "metadata": {"a": "1"},
+                "expand": ["customer"],
+            }
+        )
+        for scope in ({"price_type": "metered"}, {"prices": [{"id": price.id}]}) * 2
+    ]
+    c.v1.billing.meter_events.create(
+        {"event_name": "credits", "payload": {"stripe_customer_id": customer.id, "value": "90"}}
+    )
+    emulator_of(c).clock.advance(1)
+    cancelled = c.v1.subscriptions.cancel(subscription.id, {"invoice_now": True})
+    yield c.v1.invoices.retrieve(
+        cancelled.latest_invoice,
+        {"expand": ["total_pretax_credit_amounts.credit_balance_transaction.credit_grant"]},
+    )
+    *_, last, newest = grants
+    yield c.v1.billing.credit_grants.retrieve(last.id, {"expand": ["customer"]})
+    yield c.v1.billing.credit_grants.update(newest.id, {"expires_at": "", "metadata": {"b": "2"}})
+    yield c.v1.billing.credit_grants.list({"customer": customer.id, "limit": 2})
+    c.v1.billing.credit_grants.expire(last.id)
+    another = c.v1.billing.credit_grants.create(
+        {
+            "customer": customer.id,
+            "amount": {"type": "monetary", "monetary": {"currency": "usd", "value": 100}},
+            "applicability_config": {"scope": {"price_type": "metered"}},
+        }
+    )
+    yield c.v1.billing.credit_grants.void_grant(another.id)
+
+
 def walk_events(c) -> Iterator[Any]:
     c.v1.customers.create({})
     page = c.v1.events.list({"types": ["customer.created"], "limit": 1, "created": {"gte": 1}})
@@ -379,6 +511,8 @@ WALKS = [
     walk_alerts,
     walk_test_clocks,
     walk_subscriptions,
+    walk_invoices,
+    walk_credits,
     walk_events,
     walk_webhook_endpoints,
 ]
@@ -395,13 +529,16 @@ def test_every_route_is_walked(checking, walker):
     for walk in WALKS:
         list(walk(walker))
 
-    served = {
-        (route.method, spec.operation(route.method, route.path.replace("{id}", "x"))[0])
-        for route in ROUTES
-    }
+    beside = [route for route in ROUTES if spec.template_of(route) is None]
+    served = {spec.template_of(route) for route in ROUTES if route not in beside}
+    assert all(route.path.startswith(BESIDE) for route in beside)
     assert served - checking.walked == set()
 
 
+NOT_SERVED = {
+    ("POST", "/v1/invoices/create_preview"): "previews come with the engine that makes invoices",
+}
+"""Operations of the resources below that are not served yet, each with its reason."""
 RESOURCES = (
     "/v1/customers",
     "/v1/products",
@@ -409,6 +546,9 @@ RESOURCES = (
     "/v1/billing/meters",
     "/v1/billing/meter_event",
     "/v1/billing/alerts",
+    "/v1/billing/credit_grants",
+    "/v1/invoices",
+    "/v1/subscriptions/search",
     "/v1/events",
     "/v1/webhook_endpoints",
     "/v1/test_helpers/test_clocks",
@@ -416,19 +556,16 @@ RESOURCES = (
 )
 
 
-def test_every_usage_operation_of_the_description_is_served():
+def test_every_operation_of_the_description_is_served():
     described = {
         (method.upper(), template)
         for template, operations in spec.description()["paths"].items()
         for method in operations
         if template.startswith(RESOURCES)
     }
-    served = {
-        (route.method, spec.operation(route.method, route.path.replace("{id}", "x"))[0])
-        for route in ROUTES
-    }
+    served = {spec.template_of(route) for route in ROUTES}
 
-    assert described - served == set()
+    assert described - served == set(NOT_SERVED)
 
 
 @pytest.mark.parametrize(

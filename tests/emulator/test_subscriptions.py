@@ -73,7 +73,7 @@ def test_base_price_waits_for_its_first_payment(shop, metered_price, base_price,
     )
     assert "_secret_" in invoice.confirmation_secret.client_secret
     assert "confirmation_secret" not in shop.client.v1.invoices.retrieve(invoice.id).to_dict()
-    shop.client.v1.invoices.pay(invoice.id)
+    shop.client.v1.invoices.pay(invoice.id, {"payment_method": "pm_card_visa"})
     assert shop.client.v1.subscriptions.retrieve(made.id).status == "active"
     assert [event["type"] for event in events()] == [
         "invoice.created",

@@ -9,7 +9,6 @@ from decimal import Decimal
 from stripe_emulator.core import events, exact
 from stripe_emulator.core.billing import invoices
 from stripe_emulator.core.billing.invoice_shape import line
-from stripe_emulator.core.billing.invoice_totals import total_up
 from stripe_emulator.core.billing.pricing import amount, billed_quantity
 from stripe_emulator.core.billing.subscription_items import is_metered, price_of
 from stripe_emulator.core.collection import Object
@@ -58,15 +57,14 @@ def bill_now(world: World, subscription: Object, until: int) -> None:
         collect(world, invoice)
 
 
-def finalize(world: World, invoice: Object) -> None:
-    """Count the usage of a draft again, open it, and collect it."""
+def finalize(world: World, invoice: Object, *, collecting: bool = True) -> None:
+    """Count the usage of a draft again, open it, and collect it if it advances by itself."""
     if invoice["status"] != "draft":
         return
     for each in invoice["lines"]["data"]:
         _recount(world, invoice, each)
-    total_up(invoice)
     invoices.finalize(world, invoice)
-    if invoice["billing_reason"] == "subscription_cycle":
+    if collecting and invoice["auto_advance"]:
         collect(world, invoice)
 
 
@@ -99,6 +97,8 @@ def _usage_line(world: World, subscription: Object, item: Object, price: Object)
 
 
 def _recount(world: World, invoice: Object, made: Object) -> None:
+    if made["parent"]["type"] != "subscription_item_details":
+        return
     price = world.prices.find(made["pricing"]["price_details"]["price"])
     if price is not None and is_metered(price):
         _count(world, made, price, invoice["customer"])
