@@ -86,6 +86,7 @@ ITEM_UPDATE = Hash(
     {
         **_ITEM,
         "expand": EXPAND,
+        "invoicing_rules": anything(),
         "tax_behavior": anything(),
         "tax_code": anything(),
         "unit_amount_decimal": Amount(),
