@@ -32,7 +32,12 @@ def amount(price: Object, quantity: Decimal) -> int:
     else:
         unit = Decimal(price["unit_amount_decimal"] or 0)
         exact_amount = unit * billed_quantity(price, quantity)
-    return int(exact_amount.to_integral_value(rounding=ROUND_HALF_UP))
+    return rounded(exact_amount)
+
+
+def rounded(amount: Decimal) -> int:
+    """Return whole minor units, half up: away from zero, so that a credit mirrors its charge."""
+    return int(amount.to_integral_value(rounding=ROUND_HALF_UP))
 
 
 def _tiered(price: Object, quantity: Decimal) -> Decimal:
