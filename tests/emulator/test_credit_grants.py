@@ -465,14 +465,18 @@ PARAMS = st.fixed_dictionaries(
         "value": st.integers(1, 400),
         "priority": st.integers(0, 2),
         "category": st.sampled_from(["paid", "promotional"]),
-        "effective_at": st.sampled_from([NOW - 10, NOW - 5]),
-        "expires_at": st.sampled_from([None, NOW + 100, NOW + 200]),
+        "effective_at": st.sampled_from([NOW - 10, NOW, NOW + 1]),
+        "expires_at": st.sampled_from([None, NOW, NOW + 1, NOW + 200]),
+        "customer": st.sampled_from(["cus_1", "cus_1", "cus_2"]),
     }
 )
 
 
 @settings(max_examples=60, deadline=None)
-@given(asked=st.lists(PARAMS, max_size=6), usage=st.lists(st.integers(0, 500), max_size=3))
+@given(
+    asked=st.lists(PARAMS, max_size=6),
+    usage=st.lists(st.tuples(st.integers(0, 500), st.booleans()), max_size=4),
+)
 def test_credits_pay_all_they_can_in_one_order_and_never_more(asked, usage):
     emulator = Emulator(now=lambda: NOW)
     world = emulator.world
@@ -482,13 +486,17 @@ def test_credits_pay_all_they_can_in_one_order_and_never_more(asked, usage):
         "period_end": NOW,
         "lines": {"data": []},
     }
-    for number, amount in enumerate(usage):
+    for number, (amount, of_subscription) in enumerate(usage):
         world.prices.add({"id": f"price_{number}", "recurring": {"meter": "mtr_1"}})
         invoice["lines"]["data"].append(
             {
                 "id": f"il_{number}",
                 "amount": amount,
-                "parent": {"subscription_item_details": {"subscription": "sub_1"}},
+                "parent": {
+                    "subscription_item_details": {"subscription": "sub_1"}
+                    if of_subscription
+                    else None
+                },
                 "pricing": {"price_details": {"price": f"price_{number}"}},
             }
         )
@@ -500,8 +508,6 @@ def test_credits_pay_all_they_can_in_one_order_and_never_more(asked, usage):
                 "amount": {"monetary": {"currency": "usd"}},
                 "applicability_config": {"scope": {"price_type": "metered"}},
                 "created": NOW,
-                "customer": "cus_1",
-                "voided_at": None,
                 "_left": each["value"],
             }
         )
@@ -513,11 +519,20 @@ def test_credits_pay_all_they_can_in_one_order_and_never_more(asked, usage):
     for granted, line, value in found:
         by_grant[granted["id"]] += value
         by_line[line["id"]] += value
-    assert sum(by_line.values()) == min(sum(usage), sum(each["value"] for each in asked))
-    assert all(by_line[f"il_{n}"] <= amount for n, amount in enumerate(usage))
+    usable = [
+        n
+        for n, each in enumerate(asked)
+        if each["customer"] == "cus_1" and each["effective_at"] <= NOW and each["expires_at"] != NOW
+    ]
+    payable = sum(amount for amount, of_subscription in usage if of_subscription)
+    assert sum(by_line.values()) == min(payable, sum(asked[n]["value"] for n in usable))
+    assert all(
+        by_line[f"il_{n}"] <= (amount if of_subscription else 0)
+        for n, (amount, of_subscription) in enumerate(usage)
+    )
     assert all(by_grant[f"credgr_{n}"] <= each["value"] for n, each in enumerate(asked))
     order = sorted(
-        range(len(asked)),
+        usable,
         key=lambda n: (
             asked[n]["priority"],
             asked[n]["expires_at"] or NOW * 2,

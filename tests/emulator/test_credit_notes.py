@@ -153,6 +153,27 @@ def test_no_more_is_credited_than_there_is(invoices, notes, opened):
     )
 
 
+def test_debt_of_earlier_invoices_is_not_credited(shop, invoices, notes):
+    shop.client.v1.customers.update(shop.customer.id, {"balance": 300})
+    made = invoices.create({"customer": shop.customer.id})
+    invoices.add_lines(made.id, {"lines": [{"amount": 1000}]})
+    opened = invoices.finalize_invoice(made.id)
+
+    assert opened.amount_due == 1300
+    refused(notes.create, {"invoice": opened.id, "amount": 1001}, match="at most 1000")
+
+
+def test_what_the_balance_paid_is_not_given_back_as_money(shop, invoices, notes):
+    shop.client.v1.customers.update(shop.customer.id, {"balance": -300})
+    made = invoices.create({"customer": shop.customer.id})
+    invoices.add_lines(made.id, {"lines": [{"amount": 1000}]})
+    invoices.pay(made.id, CARD)
+
+    notes.create({"invoice": made.id, "amount": 500, "refund_amount": 500})
+    wrong = {"invoice": made.id, "amount": 201, "refund_amount": 201}
+    refused(notes.create, wrong, match="at most 200")
+
+
 def test_lines_are_credited_by_amount_or_quantity(notes, opened):
     work, hours = opened.lines.data
     note = notes.create(
@@ -214,6 +235,22 @@ def test_voided_note_counts_no_longer(shop, invoices, notes, opened, events):
     assert [event["type"] for event in events()] == ["credit_note.voided", "invoice.updated"]
     refused(notes.void_credit_note, note.id, match="already void")
     assert notes.create({"invoice": opened.id, "amount": 1000}).number.endswith("-CN-02")
+
+
+def test_line_of_a_voided_note_can_be_credited_again(notes, opened):
+    work, _ = opened.lines.data
+    asked = {"invoice": opened.id, "lines": [of_line(work, amount=700)]}
+    notes.void_credit_note(notes.create(asked).id)
+
+    assert notes.create(asked).total == 700
+
+
+def test_note_that_paid_an_invoice_is_not_voided(invoices, notes, opened):
+    note = notes.create({"invoice": opened.id, "amount": 1000})
+
+    refused(notes.void_credit_note, note.id, match="of an open invoice")
+
+    assert amounts(invoices.retrieve(opened.id)) == ("paid", 0, 0, 1000, 0)
 
 
 def test_note_of_a_paid_invoice_is_not_voided(invoices, notes, paid):

@@ -89,6 +89,44 @@ def test_item_of_a_subscription_waits_for_its_invoice(
     assert (mine.parent.subscription_details.subscription, foreign.amount) == (first.id, 900)
 
 
+def test_what_stands_on_one_invoice_is_not_put_on_another(item, draft):
+    item(700)
+    first = draft(pending_invoice_items_behavior="include")
+    then = draft(pending_invoice_items_behavior="include")
+
+    assert (first.total, then.total) == (700, 0)
+
+
+def test_items_of_others_are_left_alone(shop, client, items, item, draft):
+    other = client.v1.customers.create({})
+    theirs = items.create({"customer": other.id, "amount": 900})
+    taken = draft(pending_invoice_items_behavior="include")
+
+    assert (taken.total, items.retrieve(theirs.id).invoice) == (0, None)
+    wrong = {"customer": other.id, "amount": 5, "invoice": taken.id}
+    assert refused(items.create, wrong).param == "invoice"
+    moved = {"lines": [{"invoice_item": theirs.id}]}
+    refused(client.v1.invoices.add_lines, taken.id, moved, match="of this customer")
+    assert client.v1.invoices.retrieve(taken.id).total == 0
+
+
+def test_items_of_another_currency_wait_on(shop, client, invoices, item):
+    item(700, currency="usd")
+    price = client.v1.prices.create(
+        {
+            "currency": "eur",
+            "product_data": {"name": "Base"},
+            "unit_amount": 2000,
+            "recurring": {"interval": "month"},
+        }
+    )
+    made = subscribe(shop, price, collection_method="send_invoice", days_until_due=14)
+
+    assert invoices.retrieve(made.latest_invoice).total == 2000
+    with pytest.raises(stripe.InvalidRequestError, match="cannot combine currencies"):
+        item(5, currency="eur")
+
+
 def test_amount_below_zero_takes_from_the_bill(item, draft):
     item(700)
     item(-100)
@@ -247,6 +285,8 @@ def test_added_lines_are_items_new_or_waiting(items, invoices, item, draft):
     assert lines_of(filled) == [(700, "Work"), (300, "Found")]
     assert filled.metadata.to_dict() == {"a": "1"}
     assert {each.invoice for each in items.list().data} == {made.id}
+    twice = {"lines": [{"invoice_item": item(5).id}] * 2}
+    refused(invoices.add_lines, draft().id, twice, match="once only")
     again = {"lines": [{"invoice_item": waiting.id}]}
     refused(invoices.add_lines, draft().id, again, match="does not wait for an invoice")
 

@@ -293,6 +293,28 @@ def test_automatic_one_is_finalized_and_collected_after_an_hour(shop, invoices, 
     assert (after.status, after.automatically_finalizes_at) == ("paid", None)
 
 
+@pytest.mark.parametrize(("advances", "status"), [(True, "paid"), (False, "open")])
+def test_finalizing_by_hand_collects_only_what_advances(shop, invoices, draft, advances, status):
+    shop.client.v1.customers.update(
+        shop.customer.id, {"invoice_settings": {"default_payment_method": "pm_card_visa"}}
+    )
+    made = draft(auto_advance=not advances)
+
+    assert invoices.finalize_invoice(made.id, {"auto_advance": advances}).status == status
+
+
+def test_draft_that_is_paid_is_charged_once_and_as_asked(shop, invoices, draft):
+    shop.client.v1.customers.update(
+        shop.customer.id, {"invoice_settings": {"default_payment_method": "pm_card_visa"}}
+    )
+    made = draft(auto_advance=True)
+
+    refused(invoices.pay, made.id, {"payment_method": "pm_card_chargeDeclined"})
+
+    kept = invoices.retrieve(made.id)
+    assert (kept.status, kept.attempt_count) == ("open", 1)
+
+
 def test_finalization_can_be_put_off_and_stopped(shop, invoices, draft):
     late, never = draft(auto_advance=True), draft(auto_advance=True)
     invoices.update(late.id, {"automatically_finalizes_at": NOW + DAY})
