@@ -7,7 +7,9 @@ from stripe_emulator.core.agenda import Agenda
 from stripe_emulator.core.billing import (
     credit_grants,
     cycle_invoices,
-    invoices,
+    finalization,
+    payments,
+    subscription_agenda,
     subscription_life,
 )
 from stripe_emulator.core.collection import Object
@@ -50,13 +52,20 @@ def _act(world: World, agenda: Agenda, kind: str, subject: str, due_at: float) -
 def _finalize(world: World, invoice_id: str, at: int) -> None:
     """Finalize a draft, unless its moment was moved since it got this one."""
     invoice = world.invoices.find(invoice_id)
-    if invoice is not None and invoices.is_due(invoice, at):
+    if invoice is not None and finalization.is_due(world, invoice, at):
         cycle_invoices.finalize(world, invoice)
 
 
+def _pay(world: World, invoice_id: str, at: int) -> None:
+    invoice = world.invoices.find(invoice_id)
+    if invoice is not None:
+        payments.fall_due(world, invoice, at)
+
+
 _OF_CUSTOMERS: dict[str, tuple[str, Callable[[World, str, int], None]]] = {
-    subscription_life.AGENDA_KIND: ("subscriptions", subscription_life.fall_due),
-    invoices.AGENDA_KIND: ("invoices", _finalize),
+    subscription_agenda.AGENDA_KIND: ("subscriptions", subscription_life.fall_due),
+    finalization.AGENDA_KIND: ("invoices", _finalize),
+    payments.AGENDA_KIND: ("invoices", _pay),
     credit_grants.AGENDA_KIND: ("credit_grants", credit_grants.fall_due),
 }
 """What lives on a customer's time line, by kind: where it is kept, and what time does to it."""

@@ -21,9 +21,12 @@ from stripe_emulator.core import (
     webhook_endpoints,
 )
 from stripe_emulator.core.billing import (
+    cancellations,
     invoice_routes,
+    previews,
     subscription_changes,
     subscription_params,
+    subscription_pauses,
     subscriptions,
 )
 from stripe_emulator.core.params import NO_PARAMETERS
@@ -74,9 +77,29 @@ ROUTES: Sequence[Route] = (
     Route(
         "POST", "/v1/subscriptions/{id}", subscription_changes.update, subscription_params.UPDATE
     ),
+    Route("DELETE", "/v1/subscriptions/{id}", cancellations.cancel, subscription_params.CANCEL),
     Route(
-        "DELETE", "/v1/subscriptions/{id}", subscription_changes.cancel, subscription_params.CANCEL
+        "POST", "/v1/subscriptions/{id}/pause", subscription_pauses.pause, subscription_pauses.PAUSE
     ),
+    Route(
+        "POST",
+        "/v1/subscriptions/{id}/resume",
+        subscription_pauses.resume,
+        subscription_pauses.RESUME,
+    ),
+    Route(
+        "POST",
+        "/v1/subscriptions/{id}/migrate",
+        subscription_pauses.migrate,
+        subscription_pauses.MIGRATE,
+    ),
+    Route(
+        "DELETE",
+        "/v1/subscriptions/{id}/discount",
+        subscription_pauses.delete_discount,
+        NO_PARAMETERS,
+    ),
+    Route("POST", "/v1/invoices/create_preview", previews.create, previews.CREATE),
     *invoice_routes.ROUTES,
     Route("GET", "/v1/events", event_reads.list_all, event_reads.LIST),
     Route("GET", "/v1/events/{id}", event_reads.retrieve, ONLY_EXPAND),

@@ -87,20 +87,24 @@ def test_small_amounts_are_carried_until_they_can_be_charged(shop, billed):
 
 
 def test_small_usage_never_produces_a_payment_of_its_own(shop, invoices, metered_price, events):
-    shop.emulator.settings.change(cycle_invoices=True)
     subscription = subscribe(shop, metered_price)
     shop.send("a", "1000")
     shop.emulator.forward("http://app/hook", "whsec_x")
+    shop.emulator.clock.set(second(2026, 12, 23, 12), frozen=True)
+    told = events()
     shop.emulator.clock.set(second(2026, 12, 23, 13), frozen=True)
     [small] = invoices.list().data
-    told = [event["type"] for event in events()]
+    told = [event["type"] for event in told + events()]
     shop.send("b", "20000", at=second(2026, 12, 23, 13))
+    shop.emulator.clock.set(second(2027, 1, 23, 12), frozen=True)
+    events()
     shop.emulator.clock.set(second(2027, 1, 23, 13), frozen=True)
     following = invoices.list().data[0]
 
     assert (small.total, small.amount_due, small.status, small.attempt_count) == (4, 0, "paid", 0)
     assert (following.total, following.starting_balance, following.amount_due) == (80, 4, 84)
     assert told == [
+        "invoice.upcoming",
         "customer.subscription.updated",
         "invoice.created",
         "customer.updated",

@@ -58,7 +58,6 @@ def test_item_waits_until_an_invoice_asks_for_it(items, item, draft):
 
 
 def test_next_invoice_of_a_subscription_takes_what_waits(shop, invoices, item, metered_price):
-    shop.emulator.settings.change(cycle_invoices=True)
     subscribe(shop, metered_price)
     item(700, description="Work")
     item(-200, description="Sorry")
@@ -74,7 +73,6 @@ def test_next_invoice_of_a_subscription_takes_what_waits(shop, invoices, item, m
 def test_item_of_a_subscription_waits_for_its_invoice(
     shop, invoices, item, draft, metered_price, base_price
 ):
-    shop.emulator.settings.change(cycle_invoices=True)
     first, other = subscribe(shop, metered_price), subscribe(shop, base_price, trial_period_days=90)
     mine = item(700, subscription=first.id)
     foreign = item(900, subscription=other.id)

@@ -329,7 +329,6 @@ def test_finalization_can_be_put_off_and_stopped(shop, invoices, draft):
 
 
 def test_period_stays_billable_while_its_draft_is_put_off(shop, invoices, metered_price):
-    shop.emulator.settings.change(cycle_invoices=True)
     subscribe(shop, metered_price)
     end = second(2026, 12, 23, 12)
     shop.emulator.clock.set(end, frozen=True)

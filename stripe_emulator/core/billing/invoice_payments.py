@@ -8,23 +8,29 @@ from stripe_emulator.core.errors import ApiError
 from stripe_emulator.core.world import World
 
 AUTHENTICATE = "authentication_required"
+NO_METHOD = Outcome("declined")
 
 
 def method_for(world: World, invoice: Object) -> str | None:
     """Return what an invoice is paid with: its own method, its subscription's, the customer's."""
     subscription = world.subscriptions.find(invoices.subscription_of(invoice) or "") or {}
-    customer = world.customers.find(invoice["customer"]) or {}
-    settings = customer.get("invoice_settings") or {}
-    method: str | None = (
-        invoice["default_payment_method"]
-        or subscription.get("default_payment_method")
-        or settings.get("default_payment_method")
-    )
-    return method
+    return invoice["default_payment_method"] or method_of(world, subscription, invoice["customer"])
+
+
+def method_of(world: World, subscription: Object, customer_id: str) -> str | None:
+    """Return what a subscription is paid with: its own method, or its customer's."""
+    customer = world.customers.find(customer_id) or {}
+    own: str | None = subscription.get("default_payment_method")
+    return own or (customer.get("invoice_settings") or {}).get("default_payment_method")
+
+
+def foreseen(method: str | None, *, off_session: bool) -> Outcome:
+    """Return how charging would end; without a payment method it is declined."""
+    return charge(method, off_session=off_session) if method else NO_METHOD
 
 
 def attempt(
-    world: World, invoice: Object, method: str, *, off_session: bool, automatic: bool
+    world: World, invoice: Object, method: str | None, *, off_session: bool, automatic: bool
 ) -> Outcome:
     """Charge an open invoice: it is paid, or stays as it was with one attempt more.
 
@@ -32,7 +38,7 @@ def attempt(
     is told of as a failure and as an action to take.
     Source: stripe-python, `Invoice.attempt_count`; docs.stripe.com, subscription webhooks.
     """
-    outcome = charge(method, off_session=off_session)
+    outcome = foreseen(method, off_session=off_session)
     invoice["attempted"] = True
     if automatic or invoice["attempt_count"] == 0:
         invoice["attempt_count"] += 1

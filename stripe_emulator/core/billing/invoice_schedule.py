@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from stripe_emulator.core.billing.invoices import FINALIZE_AFTER_SECONDS
 from stripe_emulator.core.billing.periods import shifted
 from stripe_emulator.core.errors import invalid
 from stripe_emulator.core.settings import DAY_SECONDS
@@ -15,15 +14,15 @@ Source: stripe-python, `InvoiceUpdateParams.automatically_finalizes_at`.
 
 
 def finalizes_at(
-    params: dict[str, Any], *, advances: bool, former: int | None, now: int
+    params: dict[str, Any], *, advances: bool, former: int | None, now: int, delay: int
 ) -> int | None:
-    """Return the moment asked for, the former one, or one an hour from now.
+    """Return the moment asked for, the former one, or one after the usual delay.
 
     Only a draft that advances by itself has one.
     """
     asked: int | None = params.get("automatically_finalizes_at")
     if asked is None:
-        return (former or now + FINALIZE_AFTER_SECONDS) if advances else None
+        return (former or now + delay) if advances else None
     if not advances:
         raise invalid(
             "`automatically_finalizes_at` needs `auto_advance=true`.",

@@ -7,16 +7,18 @@ Calls about invoices stand in `invoice_calls` and `manual_invoices`, payments in
 from typing import Any
 
 from stripe_emulator.core import events
-from stripe_emulator.core.billing import invoice_states, pending_items
+from stripe_emulator.core.billing import (
+    finalization,
+    invoice_states,
+    pending_items,
+    subscription_status,
+)
 from stripe_emulator.core.billing.credit_application import apply_credits, give_back
 from stripe_emulator.core.billing.invoice_shape import blank, of_subscription
 from stripe_emulator.core.billing.invoice_totals import apply_balance, total_up, unapply_balance
 from stripe_emulator.core.collection import Object
-from stripe_emulator.core.settings import DAY_SECONDS, HOUR_SECONDS
+from stripe_emulator.core.settings import DAY_SECONDS
 from stripe_emulator.core.world import World
-
-AGENDA_KIND = "invoice"
-FINALIZE_AFTER_SECONDS = HOUR_SECONDS
 
 
 def make(
@@ -24,7 +26,7 @@ def make(
 ) -> Object:
     """Make an invoice of `lines`, and of what invoice items wait for it.
 
-    A draft is finalized an hour later, another one is open at once.
+    A draft is finalized after the grace period, another one is open at once.
     """
     customer = world.customers.find(subscription["customer"]) or {"id": subscription["customer"]}
     invoice = blank(world, customer, lines) | {
@@ -38,7 +40,10 @@ def make(
     if subscription["days_until_due"] is not None:
         invoice["due_date"] = invoice["created"] + subscription["days_until_due"] * DAY_SECONDS
     pending_items.collect(world, invoice, subscription=subscription["id"], others=True)
-    store(world, invoice, finalizes_at=invoice["created"] + FINALIZE_AFTER_SECONDS)
+    invoice["auto_advance"] = not draft or subscription_status.advances(subscription)
+    waits = draft and invoice["auto_advance"]
+    at = invoice["created"] + world.settings.finalization_delay_seconds
+    store(world, invoice, finalizes_at=at if waits else None)
     if not draft:
         finalize(world, invoice)
     return invoice
@@ -48,21 +53,9 @@ def store(world: World, invoice: Object, *, finalizes_at: int | None) -> None:
     """Total a new draft, keep it, and let it finalize itself at a moment if there is one."""
     total_up(world, invoice)
     world.invoices.add(invoice)
-    schedule(world, invoice, finalizes_at)
-    events.emit(world, "invoice.created", invoice)
-
-
-def schedule(world: World, invoice: Object, finalizes_at: int | None) -> None:
-    """Set when a draft finalizes itself, or that it does not."""
-    invoice["automatically_finalizes_at"] = finalizes_at
-    if finalizes_at is not None:
-        world.agenda_for(invoice).add(finalizes_at, AGENDA_KIND, invoice["id"])
-
-
-def is_due(invoice: Object, at: int) -> bool:
-    """Tell whether a draft finalizes itself by `at`; its moment may have been moved since."""
-    finalizes_at = invoice["automatically_finalizes_at"]
-    return invoice["status"] == "draft" and finalizes_at is not None and finalizes_at <= at
+    finalization.schedule(world, invoice, finalizes_at)
+    created = events.emit(world, "invoice.created", invoice)
+    finalization.told(invoice, created)
 
 
 def finalize(world: World, invoice: Object) -> None:
@@ -78,6 +71,7 @@ def finalize(world: World, invoice: Object) -> None:
     total_up(world, invoice)
     apply_balance(world, invoice)
     invoice_states.move(invoice, "open", now)
+    invoice["_counted_until"] = world.arrivals + 1
     invoice["automatically_finalizes_at"] = None
     invoice["number"] = f"EMULATOR-{world.count('invoice number'):06d}"
     invoice["effective_at"] = invoice["effective_at"] or now
@@ -116,12 +110,8 @@ def settle(world: World, invoice: Object, *, elsewhere: bool = False) -> None:
     if not elsewhere:
         events.emit(world, "invoice.payment_succeeded", invoice)
     subscription = world.subscriptions.find(subscription_of(invoice) or "")
-    if subscription is not None and subscription["status"] in {"incomplete", "past_due"}:
-        before = subscription["status"]
-        subscription["status"] = "active"
-        events.emit(
-            world, "customer.subscription.updated", subscription, previous={"status": before}
-        )
+    if subscription is not None:
+        subscription_status.paid(world, subscription, invoice)
 
 
 def void(world: World, invoice: Object) -> None:

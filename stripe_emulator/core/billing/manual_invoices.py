@@ -4,7 +4,7 @@ import copy
 from typing import Any
 
 from stripe_emulator.core import customers, events
-from stripe_emulator.core.billing import invoice_states, invoices, pending_items
+from stripe_emulator.core.billing import finalization, invoice_states, invoices, pending_items
 from stripe_emulator.core.billing.invoice_calls import retrieve
 from stripe_emulator.core.billing.invoice_schedule import due_date, finalizes_at
 from stripe_emulator.core.billing.invoice_shape import blank, of_subscription
@@ -55,7 +55,13 @@ def create(call: Call) -> Answer:
         "parent": of_subscription(subscription) if subscription else None,
     }
     now = world.now_for(customer)
-    at = finalizes_at(call.params, advances=advances, former=None, now=now)
+    at = finalizes_at(
+        call.params,
+        advances=advances,
+        former=None,
+        now=now,
+        delay=world.settings.finalization_delay_seconds,
+    )
     fields["due_date"] = due_date(call.params, fields["collection_method"], created=now)
     invoice = blank(world, customer, []) | fields
     _set(invoice, call.params)
@@ -68,6 +74,8 @@ def create(call: Call) -> Answer:
         )
     customer["currency"] = currency
     invoices.store(world, invoice, finalizes_at=at)
+    if "automatically_finalizes_at" in call.params:
+        finalization.schedule_finalization(world, invoice, at)
     return invoice
 
 
@@ -83,6 +91,7 @@ def update(call: Call) -> Answer:
         advances=advances,
         former=invoice["automatically_finalizes_at"],
         now=world.second_for(invoice),
+        delay=world.settings.finalization_delay_seconds,
     )
     due = invoice["due_date"]
     if call.params.keys() & {"collection_method", "days_until_due", "due_date"}:
@@ -91,8 +100,10 @@ def update(call: Call) -> Answer:
     before = copy.deepcopy(invoice)
     _set(invoice, call.params)
     invoice.update(changed, auto_advance=advances, due_date=due)
-    if invoice["status"] == "draft" and at != invoice["automatically_finalizes_at"]:
-        invoices.schedule(world, invoice, at)
+    if "automatically_finalizes_at" in call.params:
+        finalization.schedule_finalization(world, invoice, at)
+    elif invoice["status"] == "draft" and at != invoice["automatically_finalizes_at"]:
+        finalization.schedule(world, invoice, at)
     tell(call, before, invoice)
     return invoice
 

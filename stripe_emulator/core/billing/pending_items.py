@@ -18,8 +18,15 @@ def add(world: World, customer: Object, fields: Object) -> Object:
 
     It waits until an invoice is made, or is put on one with `attach`.
     """
+    item = world.invoice_items.add(draft(world, customer, fields))
+    events.emit(world, "invoiceitem.created", item)
+    return item
+
+
+def draft(world: World, customer: Object, fields: Object) -> Object:
+    """Return an item that nobody keeps, as a preview needs it."""
     now = world.second_for(customer)
-    item = {
+    return {
         "id": world.ids.new("ii"),
         "object": "invoiceitem",
         "customer": customer["id"],
@@ -42,11 +49,9 @@ def add(world: World, customer: Object, fields: Object) -> Object:
         "quantity_decimal": "1",
         "tax_rates": [],
         "test_clock": customer.get("test_clock"),
+        "_counted_until": world.arrivals + 1,
         **fields,
     }
-    world.invoice_items.add(item)
-    events.emit(world, "invoiceitem.created", item)
-    return item
 
 
 def of_subscription(subscription: str, subscription_item: str | None = None) -> Object:
@@ -68,16 +73,24 @@ def collect(
     That is the items of its subscription, and with `others` those that belong to none. What finds
     no room waits on (inferred).
     """
-    for item in world.invoice_items:
-        wanted = {subscription, None} if others else {subscription}
-        if (
-            item["invoice"] is None
-            and item["customer"] == invoice["customer"]
-            and item["currency"] == invoice["currency"]
-            and subscription_of(item) in wanted
-            and room(invoice) > 0
-        ):
+    for item in waiting(world, invoice, subscription=subscription, others=others):
+        if room(invoice) > 0:
             attach(world, invoice, item)
+
+
+def waiting(
+    world: World, holder: Object, *, subscription: str | None, others: bool
+) -> list[Object]:
+    """Return what waits for an invoice of the holder's customer and currency, oldest first."""
+    wanted = {subscription, None} if others else {subscription}
+    return [
+        item
+        for item in world.invoice_items
+        if item["invoice"] is None
+        and item["customer"] == holder["customer"]
+        and item["currency"] == holder["currency"]
+        and subscription_of(item) in wanted
+    ]
 
 
 def room(invoice: Object) -> int:
