@@ -23,11 +23,11 @@ STEP = st.one_of(
     st.tuples(st.just("subscription"), st.none()),
     st.tuples(st.just("grant"), st.integers(1, 300)),
     *(
-        st.tuples(st.just(name), st.integers(0, 5))
+        st.tuples(st.just(name), st.integers(0, 2))
         for name in ("finalize_invoice", "pay", "void_invoice", "mark_uncollectible", "delete")
     ),
-    st.tuples(st.just("note"), st.tuples(st.integers(0, 5), st.integers(1, 300))),
-    st.tuples(st.just("void_note"), st.integers(0, 3)),
+    st.tuples(st.just("note"), st.tuples(st.integers(0, 2), st.integers(1, 300))),
+    st.tuples(st.just("void_note"), st.integers(0, 1)),
     st.tuples(st.just("balance"), st.integers(-200, 200)),
 )
 
@@ -43,9 +43,9 @@ class History:
         )
         self.v1 = client.v1
         self.customer = self.v1.customers.create(
-            {"invoice_settings": {"default_payment_method": "pm_card_visa"}}
+            {"balance": -30, "invoice_settings": {"default_payment_method": "pm_card_visa"}}
         ).id
-        self.given_balance = 0
+        self.given_balance = -30
         self.meter = make_meter(client)
         self.price = self.v1.prices.create(
             {
@@ -125,7 +125,7 @@ class History:
     @staticmethod
     def nth(collection: Any, index: int) -> str:
         ids = [each["id"] for each in collection]
-        return ids[index] if index < len(ids) else "in_nothing"
+        return ids[-1 - index % len(ids)] if ids else "nothing"
 
     def check(self) -> None:
         world = self.emulator.world
@@ -174,11 +174,12 @@ class History:
             assert invoice["amount_remaining"] == 0
 
 
-@settings(max_examples=120, deadline=None)
-@given(steps=st.lists(STEP, max_size=25))
+@settings(max_examples=40, deadline=None)
+@given(steps=st.lists(STEP, min_size=10, max_size=25))
 def test_money_is_neither_made_nor_lost(steps):
     history = History()
+    begin = [("grant", 150), ("subscription", None), ("invoice", [400]), ("finalize_invoice", 0)]
 
-    for name, value in steps:
+    for name, value in [*begin, *steps]:
         history.do(name, value)
         history.check()
