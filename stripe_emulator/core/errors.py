@@ -16,6 +16,7 @@ class ApiError(Exception):
         param: str | None = None,
         headers: Mapping[str, str] | None = None,
         started: bool = True,
+        details: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -26,6 +27,8 @@ class ApiError(Exception):
         self.headers = dict(headers or {})
         self.started = started
         """False for refusals before the endpoint ran: idempotency does not store them."""
+        self.details = dict(details or {})
+        """What v1 says besides, such as the decline code of a card."""
 
     def body(self, *, v2: bool) -> dict[str, object]:
         """Return the JSON body, without fields Stripe leaves out when empty."""
@@ -40,6 +43,8 @@ class ApiError(Exception):
             error["code"] = self.type
         if self.param is not None and not v2:
             error["param"] = self.param
+        if not v2:
+            error |= self.details
         return {"error": error}
 
 

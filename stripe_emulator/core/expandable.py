@@ -16,6 +16,7 @@ _SHOWN = {
     "/v1/prices": "price",
     "/v1/subscriptions": "subscription",
     "/v1/invoices": "invoice",
+    "/v1/setup_intents": "setup_intent",
     "/v1/billing/alerts": "billing.alert",
 }
 """What the operations under a path answer with; other answers have nothing to expand."""

@@ -24,6 +24,7 @@ from stripe_emulator.core import (
 )
 from stripe_emulator.core.billing import (
     invoices,
+    setup_intent_calls,
     subscription_changes,
     subscription_params,
     subscriptions,
@@ -103,6 +104,24 @@ ROUTES: Sequence[Route] = (
     Route("GET", "/v1/invoices", invoices.list_all, invoices.LIST),
     Route("GET", "/v1/invoices/{id}", invoices.retrieve, ONLY_EXPAND),
     Route("POST", "/v1/invoices/{id}/pay", invoices.pay, invoices.PAY),
+    Route("POST", "/v1/setup_intents", setup_intent_calls.create, setup_intent_calls.CREATE),
+    Route("GET", "/v1/setup_intents", setup_intent_calls.list_all, setup_intent_calls.LIST),
+    Route(
+        "GET", "/v1/setup_intents/{id}", setup_intent_calls.retrieve, setup_intent_calls.RETRIEVE
+    ),
+    Route("POST", "/v1/setup_intents/{id}", setup_intent_calls.update, setup_intent_calls.UPDATE),
+    Route(
+        "POST",
+        "/v1/setup_intents/{id}/confirm",
+        setup_intent_calls.confirm,
+        setup_intent_calls.CONFIRM,
+    ),
+    Route(
+        "POST",
+        "/v1/setup_intents/{id}/cancel",
+        setup_intent_calls.cancel,
+        setup_intent_calls.CANCEL,
+    ),
     Route("GET", "/v1/events", event_reads.list_all, event_reads.LIST),
     Route("GET", "/v1/events/{id}", event_reads.retrieve, ONLY_EXPAND),
     Route("POST", "/v1/webhook_endpoints", webhook_endpoints.create, webhook_endpoints.CREATE),

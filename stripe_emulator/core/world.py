@@ -50,6 +50,10 @@ class World:
     subscriptions: Collection = field(default_factory=lambda: Collection("subscription"))
     invoices: Collection = field(default_factory=lambda: Collection("invoice"))
     setup_intents: Collection = field(default_factory=lambda: Collection("setupintent"))
+    checkout_sessions: Collection = field(default_factory=lambda: Collection("checkout.session"))
+    portal_sessions: Collection = field(
+        default_factory=lambda: Collection("billing_portal.session")
+    )
     alerts: Collection = field(default_factory=lambda: Collection("billing alert"))
     test_clocks: Collection = field(default_factory=lambda: Collection("testclock"))
     events: Collection = field(default_factory=lambda: Collection("event"))
@@ -114,6 +118,7 @@ _EXPANDABLE = {
     "latest_invoice": "invoices",
     "invoice": "invoices",
     "pending_setup_intent": "setup_intents",
+    "setup_intent": "setup_intents",
     "test_clock": "test_clocks",
     "meter": "meters",
 }

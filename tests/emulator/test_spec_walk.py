@@ -250,6 +250,30 @@ def walk_subscriptions(c) -> Iterator[Any]:
     )
 
 
+def walk_setup_intents(c) -> Iterator[Any]:
+    customer = c.v1.customers.create({})
+    made = c.v1.setup_intents.create(
+        {
+            "customer": customer.id,
+            "automatic_payment_methods": {"enabled": True},
+            "metadata": {"a": "1"},
+            "expand": ["customer"],
+        }
+    )
+    yield c.v1.setup_intents.retrieve(made.id, {"client_secret": made.client_secret})
+    yield c.v1.setup_intents.update(made.id, {"payment_method": "pm_card_visa_chargeDeclined"})
+    with pytest.raises(stripe.CardError):
+        c.v1.setup_intents.confirm(made.id)
+    yield c.v1.setup_intents.confirm(
+        made.id, {"payment_method": "pm_card_authenticationRequired", "return_url": "https://a.b"}
+    )
+    yield c.v1.setup_intents.list({"customer": customer.id, "limit": 1})
+    yield c.v1.setup_intents.cancel(made.id, {"cancellation_reason": "abandoned"})
+    yield c.v1.setup_intents.create(
+        {"customer": customer.id, "payment_method": "pm_card_visa", "confirm": True}
+    )
+
+
 def walk_events(c) -> Iterator[Any]:
     c.v1.customers.create({})
     page = c.v1.events.list({"types": ["customer.created"], "limit": 1, "created": {"gte": 1}})
@@ -379,6 +403,7 @@ WALKS = [
     walk_alerts,
     walk_test_clocks,
     walk_subscriptions,
+    walk_setup_intents,
     walk_events,
     walk_webhook_endpoints,
 ]

@@ -6,7 +6,7 @@ An invoice to pay now, or none and perhaps a card to collect.
 from decimal import Decimal
 
 from stripe_emulator.core import events
-from stripe_emulator.core.billing import invoices
+from stripe_emulator.core.billing import invoices, setup_intents
 from stripe_emulator.core.billing.invoice_shape import line
 from stripe_emulator.core.billing.periods import period_at
 from stripe_emulator.core.billing.pricing import amount
@@ -57,7 +57,14 @@ def begin(call: Call, subscription: Object, customer: Object, prices: list[Objec
         if invoice["status"] == "open" and subscription["status"] == "active":
             invoices.settle(world, invoice)
     if not due and automatic and not card:
-        subscription["pending_setup_intent"] = _setup_intent(world, subscription)["id"]
+        # A page collects a card with it; it is made whenever none is known (inferred).
+        intent = setup_intents.make(
+            world,
+            customer=customer["id"],
+            livemode=subscription["livemode"],
+            _subscription=subscription["id"],
+        )
+        subscription["pending_setup_intent"] = intent["id"]
     events.emit(world, "customer.subscription.created", subscription)
 
 
@@ -102,37 +109,3 @@ def _share(subscription: Object, item: Object, price: Object) -> Decimal:
         item["current_period_start"],
     )
     return Decimal(end - item["current_period_start"]) / Decimal(end - begin_)
-
-
-def _setup_intent(world: World, subscription: Object) -> Object:
-    """Return the setup intent a page collects a card with.
-
-    It is made whenever no card is known (inferred).
-    """
-    intent_id = world.ids.new("seti")
-    return world.setup_intents.add(
-        {
-            "id": intent_id,
-            "object": "setup_intent",
-            "application": None,
-            "automatic_payment_methods": None,
-            "cancellation_reason": None,
-            "client_secret": f"{intent_id}_secret_{world.ids.characters(24)}",
-            "created": world.second(),
-            "customer": subscription["customer"],
-            "description": None,
-            "last_setup_error": None,
-            "latest_attempt": None,
-            "livemode": subscription["livemode"],
-            "mandate": None,
-            "metadata": {},
-            "next_action": None,
-            "on_behalf_of": None,
-            "payment_method": None,
-            "payment_method_options": {},
-            "payment_method_types": ["card"],
-            "single_use_mandate": None,
-            "status": "requires_payment_method",
-            "usage": "off_session",
-        }
-    )
