@@ -39,6 +39,10 @@ Be the customer:
                                    Stripe.js does for a person, on a setup intent or an invoice's
                                    confirmation_secret. A card whose bank asks takes
                                    "authenticated": true or false, at once or in a second call.
+  POST   /_emulator/checkout       {"session": "cs_test_...", "payment_method": "pm_card_visa",
+                                   "email": ..., "authenticated": true}: completes a Checkout
+                                   session as its page does; only the session must be given
+  Checkout sessions and portal sessions have pages of their own: open their `url` in a browser.
 
 Move time:
   GET    /_emulator/clock          {"now": ..., "frozen": ...}

@@ -2,7 +2,12 @@
 
 from stripe_emulator.core import error_reports, test_clocks
 from stripe_emulator.core.agenda import Agenda
-from stripe_emulator.core.billing import cycle_invoices, invoices, subscription_life
+from stripe_emulator.core.billing import (
+    checkout_sessions,
+    cycle_invoices,
+    invoices,
+    subscription_life,
+)
 from stripe_emulator.core.collection import Object
 from stripe_emulator.core.settling import settle_due
 from stripe_emulator.core.world import World
@@ -31,6 +36,8 @@ def _act(world: World, agenda: Agenda, kind: str, subject: str, due_at: float) -
         invoice = world.invoices.find(subject)
         if invoice is not None and _lives_here(world, agenda, invoice):
             cycle_invoices.finalize(world, invoice)
+    elif kind == checkout_sessions.AGENDA_KIND:
+        checkout_sessions.fall_due(world, subject)
     elif kind == error_reports.AGENDA_KIND:
         error_reports.report(world, subject, due_at)
     elif kind == test_clocks.AGENDA_KIND:

@@ -17,6 +17,9 @@ _SHOWN = {
     "/v1/subscriptions": "subscription",
     "/v1/invoices": "invoice",
     "/v1/setup_intents": "setup_intent",
+    "/v1/billing_portal/sessions": "billing_portal.session",
+    "/v1/checkout/sessions": "checkout.session",
+    "/v1/checkout/sessions/{id}/line_items": "item",
     "/v1/billing/alerts": "billing.alert",
 }
 """What the operations under a path answer with; other answers have nothing to expand."""
@@ -41,6 +44,12 @@ EXPANDABLE: Mapping[str, Mapping[str, str]] = {
     },
     "line_item": {"pricing.price_details.price": "price", "subscription": "subscription"},
     "setup_intent": {"customer": "customer"},
+    "checkout.session": {
+        "customer": "customer",
+        "invoice": "invoice",
+        "setup_intent": "setup_intent",
+        "subscription": "subscription",
+    },
     "billing.alert": {
         "usage_threshold.filters.customer": "customer",
         "usage_threshold.meter": "billing.meter",
@@ -103,6 +112,20 @@ ELSEWHERE: Mapping[str, frozenset[str]] = {
             "single_use_mandate",
         }
     ),
+    "checkout.session": frozenset(
+        {
+            "automatic_tax.liability.account",
+            "discounts.coupon",
+            "discounts.promotion_code",
+            "invoice_creation.invoice_data.account_tax_ids",
+            "invoice_creation.invoice_data.issuer.account",
+            "payment_intent",
+            "payment_link",
+            "shipping_cost.shipping_rate",
+            "shipping_options.shipping_rate",
+        }
+    ),
+    "billing_portal.session": frozenset({"configuration"}),
 }
 """Fields that name objects the emulator does not keep: taken, and shown as they are."""
 
@@ -111,12 +134,14 @@ LEFT_OUT: Mapping[str, frozenset[str]] = {
     "price": frozenset({"currency_options", "tiers"}),
     "plan": frozenset({"tiers"}),
     "invoice": frozenset({"confirmation_secret", "payments"}),
+    "checkout.session": frozenset({"line_items"}),
 }
 """Fields an answer holds only when asked for; the emulator knows `tiers` and the secret."""
 
 _HOLDS: Mapping[str, Mapping[str, str]] = {
     "subscription": {"items.data": "subscription_item"},
     "subscription_item": {"plan": "plan", "price": "price"},
+    "item": {"price": "price"},
     "invoice": {"lines.data": "line_item"},
 }
 """Objects that are shown whole anyway: a path may lead through them but not end there."""
@@ -138,6 +163,8 @@ def check(path: str, *, listed: bool, expand: Sequence[str]) -> None:
 
 
 def _shown(path: str) -> str:
+    if path in _SHOWN:
+        return _SHOWN[path]
     return _SHOWN.get("/".join(path.split("/")[:4]), _SHOWN.get("/".join(path.split("/")[:3]), ""))
 
 

@@ -23,6 +23,8 @@ from stripe_emulator.core import (
     webhook_endpoints,
 )
 from stripe_emulator.core.billing import (
+    checkout_params,
+    checkout_sessions,
     invoices,
     setup_intent_calls,
     subscription_changes,
@@ -104,6 +106,17 @@ ROUTES: Sequence[Route] = (
     Route("GET", "/v1/invoices", invoices.list_all, invoices.LIST),
     Route("GET", "/v1/invoices/{id}", invoices.retrieve, ONLY_EXPAND),
     Route("POST", "/v1/invoices/{id}/pay", invoices.pay, invoices.PAY),
+    Route("POST", "/v1/checkout/sessions", checkout_sessions.create, checkout_params.CREATE),
+    Route("GET", "/v1/checkout/sessions", checkout_sessions.list_all, checkout_params.LIST),
+    Route("GET", "/v1/checkout/sessions/{id}", checkout_sessions.retrieve, ONLY_EXPAND),
+    Route("POST", "/v1/checkout/sessions/{id}", checkout_sessions.update, checkout_params.UPDATE),
+    Route("POST", "/v1/checkout/sessions/{id}/expire", checkout_sessions.expire, ONLY_EXPAND),
+    Route(
+        "GET",
+        "/v1/checkout/sessions/{id}/line_items",
+        checkout_sessions.line_items,
+        checkout_params.LINE_ITEMS,
+    ),
     Route("POST", "/v1/setup_intents", setup_intent_calls.create, setup_intent_calls.CREATE),
     Route("GET", "/v1/setup_intents", setup_intent_calls.list_all, setup_intent_calls.LIST),
     Route(

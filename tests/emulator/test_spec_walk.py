@@ -274,6 +274,66 @@ def walk_setup_intents(c) -> Iterator[Any]:
     )
 
 
+def walk_checkout(c) -> Iterator[Any]:
+    product = c.v1.products.create({"name": "Plan"})
+    base = c.v1.prices.create(
+        {
+            "currency": "usd",
+            "product": product.id,
+            "unit_amount": 900,
+            "recurring": {"interval": "month"},
+        }
+    )
+    customer = c.v1.customers.create({"email": "a@example.com"})
+    pages = {"success_url": "https://a.b/done?{CHECKOUT_SESSION_ID}", "cancel_url": "https://a.b"}
+    made = c.v1.checkout.sessions.create(
+        {
+            **pages,
+            "mode": "subscription",
+            "customer": customer.id,
+            "line_items": [{"price": base.id, "quantity": 2}],
+            "client_reference_id": "7",
+            "payment_method_collection": "if_required",
+            "subscription_data": {
+                "metadata": {"a": "1"},
+                "billing_mode": {"type": "flexible"},
+                "trial_period_days": 7,
+                "trial_settings": {"end_behavior": {"missing_payment_method": "cancel"}},
+            },
+            "expires_at": NOW + 3600,
+            "expand": ["line_items.data.price.product", "customer"],
+        }
+    )
+    yield c.v1.checkout.sessions.update(made.id, {"metadata": {"a": "1"}})
+    yield c.v1.checkout.sessions.line_items.list(made.id, {"expand": ["data.price.product"]})
+    emulator_of(c).complete_checkout(made.id)
+    yield c.v1.checkout.sessions.retrieve(
+        made.id, {"expand": ["subscription.latest_invoice", "invoice"]}
+    )
+    new = c.v1.checkout.sessions.create(
+        {
+            **pages,
+            "mode": "subscription",
+            "customer_email": "b@example.com",
+            "line_items": [{"price": base.id, "quantity": 1}],
+        }
+    )
+    emulator_of(c).complete_checkout(new.id)
+    saves = c.v1.checkout.sessions.create(
+        {**pages, "mode": "setup", "currency": "usd", "expand": ["setup_intent"]}
+    )
+    yield c.v1.checkout.sessions.expire(saves.id)
+    yield c.v1.checkout.sessions.list(
+        {
+            "customer": customer.id,
+            "status": "complete",
+            "created": {"gte": 1},
+            "customer_details": {"email": "a@example.com"},
+            "expand": ["data.subscription"],
+        }
+    )
+
+
 def walk_events(c) -> Iterator[Any]:
     c.v1.customers.create({})
     page = c.v1.events.list({"types": ["customer.created"], "limit": 1, "created": {"gte": 1}})
@@ -404,6 +464,7 @@ WALKS = [
     walk_test_clocks,
     walk_subscriptions,
     walk_setup_intents,
+    walk_checkout,
     walk_events,
     walk_webhook_endpoints,
 ]
@@ -434,6 +495,7 @@ RESOURCES = (
     "/v1/billing/meters",
     "/v1/billing/meter_event",
     "/v1/billing/alerts",
+    "/v1/checkout",
     "/v1/events",
     "/v1/webhook_endpoints",
     "/v1/test_helpers/test_clocks",

@@ -7,7 +7,7 @@ import copy
 
 from stripe_emulator.core import events
 from stripe_emulator.core.billing import invoices, setup_intents
-from stripe_emulator.core.billing.declines import error_of
+from stripe_emulator.core.billing.declines import told
 from stripe_emulator.core.billing.payment_methods import Outcome, after_bank, charge
 from stripe_emulator.core.collection import Object
 from stripe_emulator.core.world import World
@@ -26,17 +26,16 @@ def confirm(
 ) -> Object:
     """Try a card on what the secret belongs to; without one, on the card that waits for its bank.
 
-    `authenticated` is what the person told the bank; None leaves the question open. Returns
-    `object`, `id`, `status` in the words of intents, and the `error` of a card that failed.
+    `authenticated` is what the person told the bank; None leaves the question open.
     """
     intent = world.setup_intents.find(client_secret.partition("_secret_")[0])
     if intent is not None and intent["client_secret"] == client_secret:
         outcome = _keep(world, intent, payment_method, authenticated=authenticated)
-        return _told(intent, outcome)
+        return told(intent, outcome)
     for invoice in world.invoices:
         if (invoice["_confirmation_secret"] or {}).get("client_secret") == client_secret:
             outcome = _pay(world, invoice, payment_method, authenticated=authenticated)
-            return _told(invoice, outcome)
+            return told(invoice, outcome)
     raise CannotConfirmError("No setup intent or invoice has this client secret.")
 
 
@@ -86,14 +85,3 @@ def _adopt(world: World, invoice: Object, payment_method: str) -> None:
         previous = events.changes(before, subscription)
         if previous:
             events.emit(world, "customer.subscription.updated", subscription, previous=previous)
-
-
-def _told(obj: Object, outcome: Outcome) -> Object:
-    kind = "setup_intent" if obj["object"] == setup_intents.SUBJECT else "payment_intent"
-    declined = outcome.status == "declined"
-    return {
-        "object": obj["object"],
-        "id": obj["id"],
-        "status": "requires_payment_method" if declined else outcome.status,
-        "error": error_of(outcome, intent=kind) if declined else None,
-    }

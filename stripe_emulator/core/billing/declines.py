@@ -65,5 +65,18 @@ def error_of(outcome: Outcome, *, intent: str = "payment_intent") -> Object:
     }
 
 
+def told(obj: Object, outcome: Outcome) -> Object:
+    """Return what a person hears of trying a card: a status of intents, and a failure's error."""
+    declined = outcome.status == "declined"
+    keeps = obj["object"] == "setup_intent" or obj.get("mode") == "setup"
+    intent = "setup_intent" if keeps else "payment_intent"
+    return {
+        "object": obj["object"],
+        "id": obj["id"],
+        "status": "requires_payment_method" if declined else outcome.status,
+        "error": error_of(outcome, intent=intent) if declined else None,
+    }
+
+
 def _doc_url(code: str) -> str:
     return "https://stripe.com/docs/error-codes/" + code.replace("_", "-")
