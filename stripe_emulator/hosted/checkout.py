@@ -53,8 +53,8 @@ def submit(world: World, session: Object, form: Mapping[str, str]) -> Reply:
     if outcome.status == "requires_action":
         hidden = {"email": form["email"]} if "email" in form else {}
         return bank_page(f"{PATH}{session['id']}", card, _asked(session), hidden)
-    error = told(session, outcome)["error"]["message"]
-    return _page(world, session, form, said=f"{error} Try another card.", status=402)
+    failure = told(session, outcome)["error"]["message"]
+    return _page(world, session, form, said=f"{failure} Try another card.", status=402)
 
 
 def _success_url(session: Object) -> str:
@@ -101,7 +101,8 @@ def _summary(world: World, session: Object) -> str:
     return (
         f"{badge}<h1>{'Start your free trial' if trial_end else 'Subscribe'}</h1>"
         f"<p class=note>Due today</p><p class=total>{due}</p><p class=note>{then}</p>"
-        f"<ul>{rows}<li class='line sum'><div><span>Due today</span><span>{due}</span></div></li></ul>"
+        f"<ul>{rows}"
+        f"<li class='line sum'><div><span>Due today</span><span>{due}</span></div></li></ul>"
     )
 
 

@@ -31,8 +31,8 @@ ul{list-style:none;margin:1rem 0;padding:0}
 .sum{border-top:2px solid #1a1f36}
 label,legend{font-weight:600}fieldset{border:0;margin:0 0 1.25rem;padding:0}
 legend{padding:0;margin-bottom:.4rem}
-input[type=email]{display:block;width:100%;margin:.3rem 0 1.25rem;padding:.65rem .75rem;font:inherit;
-border:1px solid #8792a2;border-radius:.4rem}
+input[type=email]{display:block;width:100%;margin:.3rem 0 1.25rem;padding:.65rem .75rem;
+font:inherit;border:1px solid #8792a2;border-radius:.4rem}
 .card{display:flex;gap:.75rem;align-items:flex-start;padding:.65rem .75rem;font-weight:400;
 border:1px solid #c4ccd6;cursor:pointer}
 .card:first-of-type{border-radius:.4rem .4rem 0 0}.card:last-of-type{border-radius:0 0 .4rem .4rem}
@@ -81,7 +81,7 @@ def html(title: str, body: str, *, status: int = 200) -> Reply:
 def message(
     title: str, said: str, *, status: int = 200, link: tuple[str, str] | None = None
 ) -> Reply:
-    """Return a page that says one thing, with a link on from it."""
+    """Return a page that says one thing; `link` leads on, an address and its words."""
     on = f"<a class=button href='{escape(link[0])}'>{escape(link[1])}</a>" if link else ""
     return html(
         title,
@@ -102,16 +102,13 @@ def problem(said: str) -> str:
 def card_choice(chosen: str) -> str:
     """Return the choice of a test card, since nobody types a number here."""
     chosen = chosen if chosen in TEST_CARDS else next(iter(TEST_CARDS))
-    return (
-        "<fieldset><legend>Test card</legend>"
-        + "".join(
-            f"<label class=card><input type=radio name=payment_method value='{escape(name)}' required"
-            f"{' checked' if name == chosen else ''}><span>{escape(card_words(name))}"
-            f"<small>{escape(fate)}</small></span></label>"
-            for name, fate in TEST_CARDS.items()
-        )
-        + "</fieldset>"
+    cards = "".join(
+        f"<label class=card><input type=radio name=payment_method value='{escape(name)}' required"
+        f"{' checked' if name == chosen else ''}><span>{escape(card_words(name))}"
+        f"<small>{escape(fate)}</small></span></label>"
+        for name, fate in TEST_CARDS.items()
     )
+    return f"<fieldset><legend>Test card</legend>{cards}</fieldset>"
 
 
 def card_words(payment_method: str) -> str:

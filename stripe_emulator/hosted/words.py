@@ -57,7 +57,7 @@ def price_words(world: World, price: Object, quantity: int | None) -> list[str]:
             if used
             else f"{quantity} {_several(unit)}, priced by tiers, {when}"
         )
-        return [head, *_tiers(price, unit)]
+        return [f"{head} by tiers, {tail}", *_tiers(price, unit)]
     each = money(Decimal(price["unit_amount_decimal"] or 0), price["currency"])
     package = price["transform_quantity"]
     if package is not None:
