@@ -26,6 +26,7 @@ from stripe_emulator.core.billing import (
     checkout_params,
     checkout_sessions,
     invoices,
+    portal_sessions,
     setup_intent_calls,
     subscription_changes,
     subscription_params,
@@ -117,6 +118,7 @@ ROUTES: Sequence[Route] = (
         checkout_sessions.line_items,
         checkout_params.LINE_ITEMS,
     ),
+    Route("POST", "/v1/billing_portal/sessions", portal_sessions.create, portal_sessions.CREATE),
     Route("POST", "/v1/setup_intents", setup_intent_calls.create, setup_intent_calls.CREATE),
     Route("GET", "/v1/setup_intents", setup_intent_calls.list_all, setup_intent_calls.LIST),
     Route(

@@ -14,10 +14,17 @@ from stripe_emulator.core.collection import Object
 from stripe_emulator.core.settings import DAY_SECONDS
 from stripe_emulator.core.wire import Reply
 from stripe_emulator.core.world import World
-from stripe_emulator.hosted.parts import bank_page, card_choice, html, message, problem, redirect
+from stripe_emulator.hosted.parts import (
+    ANSWERS,
+    bank_page,
+    card_choice,
+    html,
+    message,
+    problem,
+    redirect,
+)
 from stripe_emulator.hosted.words import day, later, money, price_words
 
-ANSWERS = {"yes": True, "no": False}
 PATH = "/pay/"
 
 

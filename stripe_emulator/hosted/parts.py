@@ -65,6 +65,8 @@ TEST_CARDS: Mapping[str, str] = {
     "pm_card_chargeCustomerFail": "can be kept, and every payment with it fails",
 }
 """The cards a person can choose, and how each ends."""
+ANSWERS = {"yes": True, "no": False}
+"""What the buttons of `bank_page` send as `authenticated`."""
 
 
 def html(title: str, body: str, *, status: int = 200) -> Reply:

@@ -50,13 +50,9 @@ def price_words(world: World, price: Object, quantity: int | None) -> list[str]:
     unit = product.get("unit_label") or "unit"
     when = rhythm(price["recurring"])
     used = is_metered(price)
-    tail = f"for what you use, billed {when}" if used else when
+    tail = f"for what you use {when.replace('per', 'each', 1)}" if used else when
     if price["billing_scheme"] == "tiered":
-        head = (
-            f"Priced by tiers, {tail}"
-            if used
-            else f"{quantity} {_several(unit)}, priced by tiers, {when}"
-        )
+        head = "Priced" if used else f"{quantity} {_several(unit)}, priced"
         return [f"{head} by tiers, {tail}", *_tiers(price, unit)]
     each = money(Decimal(price["unit_amount_decimal"] or 0), price["currency"])
     package = price["transform_quantity"]
@@ -104,17 +100,14 @@ def _tiers(price: Object, unit: str) -> list[str]:
 
 
 def _tier_amount(tier: Object, currency: str, unit: str, *, volume: bool) -> str:
-    each, flat = (
-        Decimal(tier["unit_amount_decimal"] or 0),
-        Decimal(tier["flat_amount_decimal"] or 0),
-    )
+    each = Decimal(tier["unit_amount_decimal"] or 0)
+    flat = Decimal(tier["flat_amount_decimal"] or 0)
     parts = []
     if flat:
         parts.append(f"{money(flat, currency)} flat")
     if each:
-        parts.append(
-            f"{money(each, currency)} per {unit}" + (", for all of them" if volume else "")
-        )
+        reach = ", for all of them" if volume else ""
+        parts.append(f"{money(each, currency)} per {unit}{reach}")
     return " plus ".join(parts) or "free"
 
 

@@ -334,6 +334,56 @@ def walk_checkout(c) -> Iterator[Any]:
     )
 
 
+def walk_portal(c) -> Iterator[Any]:
+    price = c.v1.prices.create(
+        {
+            "currency": "usd",
+            "product": c.v1.products.create({"name": "Plan"}).id,
+            "unit_amount": 900,
+            "recurring": {"interval": "month"},
+        }
+    )
+    customer = c.v1.customers.create({})
+    subscription = c.v1.subscriptions.create(
+        {
+            "customer": customer.id,
+            "items": [{"price": price.id}],
+            "default_payment_method": "pm_card_visa",
+        }
+    )
+    sessions = c.v1.billing_portal.sessions
+    yield sessions.create({"customer": customer.id})
+    yield sessions.create(
+        {
+            "customer": customer.id,
+            "return_url": "https://a.b",
+            "configuration": "bpc_1",
+            "locale": "en",
+            "expand": ["configuration"],
+            "flow_data": {
+                "type": "subscription_cancel",
+                "subscription_cancel": {"subscription": subscription.id},
+                "after_completion": {
+                    "type": "redirect",
+                    "redirect": {"return_url": "https://a.b/bye"},
+                },
+            },
+        }
+    )
+    yield sessions.create(
+        {
+            "customer": customer.id,
+            "flow_data": {
+                "type": "payment_method_update",
+                "after_completion": {
+                    "type": "hosted_confirmation",
+                    "hosted_confirmation": {"custom_message": "Thanks"},
+                },
+            },
+        }
+    )
+
+
 def walk_events(c) -> Iterator[Any]:
     c.v1.customers.create({})
     page = c.v1.events.list({"types": ["customer.created"], "limit": 1, "created": {"gte": 1}})
@@ -465,6 +515,7 @@ WALKS = [
     walk_subscriptions,
     walk_setup_intents,
     walk_checkout,
+    walk_portal,
     walk_events,
     walk_webhook_endpoints,
 ]
@@ -495,6 +546,7 @@ RESOURCES = (
     "/v1/billing/meters",
     "/v1/billing/meter_event",
     "/v1/billing/alerts",
+    "/v1/billing_portal",
     "/v1/checkout",
     "/v1/events",
     "/v1/webhook_endpoints",
