@@ -70,8 +70,7 @@ class Settings:
     )
     pages_base_url: str = _setting(
         "",
-        "where a browser reaches Checkout and the portal, as http://127.0.0.1:12111; empty takes "
-        "the address a request came to",
+        "where a browser reaches the hosted pages; empty takes the address a request came to",
     )
 
     def change(self, **values: Any) -> None:

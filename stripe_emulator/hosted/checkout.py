@@ -16,6 +16,7 @@ from stripe_emulator.core.wire import Reply
 from stripe_emulator.core.world import World
 from stripe_emulator.hosted.parts import (
     ANSWERS,
+    KEEPS,
     bank_page,
     card_choice,
     html,
@@ -61,7 +62,8 @@ def submit(world: World, session: Object, form: Mapping[str, str]) -> Reply:
         hidden = {"email": form["email"]} if "email" in form else {}
         return bank_page(f"{PATH}{session['id']}", card, _asked(session), hidden)
     failure = told(session, outcome)["error"]["message"]
-    return _page(world, session, form, said=f"{failure} Try another card.", status=402)
+    said = f"{failure} Nothing was charged; you can use another card."
+    return _page(world, session, form, said=said, status=402)
 
 
 def _success_url(session: Object) -> str:
@@ -71,8 +73,9 @@ def _success_url(session: Object) -> str:
 
 def _asked(session: Object) -> str:
     if session["amount_total"]:
-        return f"Emulated account wants {money(session['amount_total'], session['currency'])}"
-    return "Emulated account wants to be paid later"
+        due = money(session["amount_total"], session["currency"])
+        return f"Emulated account wants to take {due} from"
+    return KEEPS
 
 
 def _page(
@@ -145,7 +148,7 @@ def _form(world: World, session: Object, form: Mapping[str, str], said: str) -> 
     back = f"<a class='button quiet' href='{escape(cancel)}'>Cancel</a>" if cancel else ""
     return (
         f"{problem(said)}<form method=post action='{PATH}{escape(session['id'])}'>"
-        f"<h2>{'Pay with' if session['amount_total'] else 'Your details'}</h2>{who}{card}"
+        f"<h2>Your details</h2>{who}{card}"
         f"<div class=actions><button>{escape(_button(session))}</button>{back}</div></form>"
     )
 

@@ -13,8 +13,9 @@ body{margin:0;font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif
 color:#1a1f36;background:#f6f8fa}
 main{max-width:60rem;margin:0 auto;padding:1.5rem 1rem 3rem}
 .columns{display:grid;gap:1.5rem}
-@media(min-width:52rem){main{padding-top:3rem}.columns{grid-template-columns:1fr 1fr;gap:3rem}}
-.narrow{max-width:30rem}
+@media(min-width:52rem){main{padding-top:3rem}
+.columns{grid-template-columns:1fr 1fr;gap:3rem;align-items:start}}
+.narrow{max-width:30rem;margin:0 auto}
 .badge{display:inline-block;padding:.1rem .6rem;border-radius:1rem;font-size:.8rem;
 background:#fdf0d5;color:#7a4b00}
 .badge.good{background:#d9f2e3;color:#0b5d34}.badge.bad{background:#fde2e6;color:#8c0b2f}
@@ -48,7 +49,7 @@ button:hover,.button:hover{background:#2f349c}
 a{color:#3d43c4}.back{display:inline-block;padding:.5rem 0}
 :focus-visible{outline:3px solid #7a80ff;outline-offset:2px}
 .problem{margin:0 0 1.25rem;padding:.75rem;border-radius:.4rem;background:#fde2e6;color:#8c0b2f}
-.done{margin:0 0 1.25rem;padding:.75rem;border-radius:.4rem;background:#d9f2e3;color:#0b5d34}
+.done{margin:1rem 0;padding:.75rem;border-radius:.4rem;background:#d9f2e3;color:#0b5d34}
 """
 _HEADERS = {
     "Content-Type": "text/html; charset=utf-8",
@@ -65,6 +66,7 @@ TEST_CARDS: Mapping[str, str] = {
     "pm_card_chargeCustomerFail": "can be kept, and every payment with it fails",
 }
 """The cards a person can choose, and how each ends."""
+KEEPS = "Emulated account wants to keep, for payments to come,"
 ANSWERS = {"yes": True, "no": False}
 """What the buttons of `bank_page` send as `authenticated`."""
 
@@ -119,7 +121,10 @@ def card_words(payment_method: str) -> str:
 
 
 def bank_page(action: str, payment_method: str, asked: str, hidden: Mapping[str, str]) -> Reply:
-    """Return the page of a bank that wants to hear it from the card's owner."""
+    """Return the page of a bank that wants to hear it from the card's owner.
+
+    `asked` says what somebody wants, up to the words "your card".
+    """
     kept = {**hidden, "payment_method": payment_method}
     fields = "".join(
         f"<input type=hidden name='{escape(name)}' value='{escape(value)}'>"
@@ -128,7 +133,7 @@ def bank_page(action: str, payment_method: str, asked: str, hidden: Mapping[str,
     return html(
         "Your bank asks",
         "<div class='panel narrow'><span class=badge>Test bank</span><h1>Your bank asks</h1>"
-        f"<p>{escape(asked)} with your {escape(card_words(payment_method))}. Is this you?</p>"
+        f"<p>{escape(asked)} your {escape(card_words(payment_method))}. Is this you?</p>"
         f"<form method=post action='{escape(action)}'>{fields}<div class=actions>"
         "<button name=authenticated value=yes>Approve</button>"
         "<button class=quiet name=authenticated value=no>Refuse</button></div></form></div>",

@@ -11,6 +11,7 @@ from stripe_emulator.core.wire import Reply
 from stripe_emulator.core.world import World
 from stripe_emulator.hosted.parts import (
     ANSWERS,
+    KEEPS,
     bank_page,
     card_choice,
     card_words,
@@ -79,10 +80,10 @@ def _change_card(world: World, session: Object, form: Mapping[str, str]) -> Repl
         world, session, card, authenticated=ANSWERS.get(form.get("authenticated", ""))
     )
     if outcome.status == "requires_action":
-        return bank_page(_path(session, "card"), card, "Emulated account wants to be paid", {})
+        return bank_page(_path(session, "card"), card, KEEPS, {})
     if outcome.status == "declined":
         failure = told({**session, "mode": "setup"}, outcome)["error"]["message"]
-        return _card_page(session, chosen=card, said=f"{failure} Try another card.", status=402)
+        return _card_page(session, chosen=card, said=failure, status=402)
     return _done(session, f"You now pay with your {card_words(card)}.")
 
 
@@ -178,11 +179,13 @@ def _card_page(session: Object, *, chosen: str = "", said: str = "", status: int
 def _cancel_page(world: World, session: Object, subscription: Object) -> Reply:
     end = min(item["current_period_end"] for item in subscription["items"]["data"])
     rows = "".join(_item(world, item) for item in subscription["items"]["data"])
+    trial = subscription["status"] == "trialing"
+    bill = "" if trial else " What you use until then is billed at its end."
     return html(
         "Cancel subscription",
         f"<div class='panel narrow'><h1>Cancel your subscription?</h1><ul>{rows}</ul>"
-        f"<p>It ends on {day(end)}. Until then everything works, and you can change your mind. "
-        "What you use until then is billed at its end.</p>"
+        f"<p>It ends on {day(end)}. Until then everything works, and you can change your mind."
+        f"{bill}</p>"
         f"<form method=post action='{_path(session, 'cancel', subscription['id'])}'>"
         "<div class=actions><button class=danger>Cancel subscription</button>"
         f"<a class='button quiet' href='{_path(session, 'home')}'>Keep it</a></div></form></div>",
