@@ -81,10 +81,12 @@ def _asked(session: Object) -> str:
 def _page(
     world: World, session: Object, form: Mapping[str, str], *, said: str = "", status: int = 200
 ) -> Reply:
+    # On a phone the form lies below the summary, so what went wrong is said above both.
     return html(
         "Checkout",
-        f"<div class=columns><section aria-label='Summary'>{_summary(world, session)}</section>"
-        f"<section class=panel aria-label='Payment'>{_form(world, session, form, said)}</section>"
+        f"{problem(said)}<div class=columns>"
+        f"<section aria-label='Summary'>{_summary(world, session)}</section>"
+        f"<section class=panel aria-label='Payment'>{_form(world, session, form)}</section>"
         "</div>",
         status=status,
     )
@@ -134,7 +136,7 @@ def _trial_end(world: World, session: Object) -> int | None:
     return moment
 
 
-def _form(world: World, session: Object, form: Mapping[str, str], said: str) -> str:
+def _form(world: World, session: Object, form: Mapping[str, str]) -> str:
     email = (session["customer_details"] or {}).get("email")
     who = f"<p class=note>{escape(email)}</p>" if email else ""
     if wants_email(world, session):
@@ -147,7 +149,7 @@ def _form(world: World, session: Object, form: Mapping[str, str], said: str) -> 
     cancel = session["cancel_url"]
     back = f"<a class='button quiet' href='{escape(cancel)}'>Cancel</a>" if cancel else ""
     return (
-        f"{problem(said)}<form method=post action='{PATH}{escape(session['id'])}'>"
+        f"<form method=post action='{PATH}{escape(session['id'])}'>"
         f"<h2>Your details</h2>{who}{card}"
         f"<div class=actions><button>{escape(_button(session))}</button>{back}</div></form>"
     )

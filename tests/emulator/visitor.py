@@ -51,7 +51,7 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         tags = [name for name, _ in self._open]
-        if "style" in tags or not data.strip():
+        if {"style", "title"} & set(tags) or not data.strip():
             return
         self.words.append(data.strip())
         for name, given in self._open:
