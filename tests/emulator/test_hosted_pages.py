@@ -170,6 +170,15 @@ def test_texts_of_the_account_are_escaped(visitor, sell, shop):
     assert page.status == 400
 
 
+def test_entered_texts_are_escaped_on_the_banks_page(visitor, sell, plan):
+    page = visitor.open(sell(*plan).url)
+
+    bank = visitor.send(page, email="'><b>@example.com", payment_method=ASKS)
+
+    assert bank.fields["email"] == "'><b>@example.com"
+    assert "b" not in bank.tags
+
+
 @pytest.mark.parametrize("path", ["/pay/cs_nothing", "/pay/", "/portal/bps_nothing", "/portal/"])
 def test_unknown_page_is_not_found(visitor, path):
     assert visitor.open(path).status == 404
@@ -314,6 +323,16 @@ def test_portal_cancels_at_the_period_end_and_takes_it_back(
     assert "Next invoice on 23 December 2026" in back.text
     assert now_of(shop, subscription).cancel_at is None
     assert [event["type"] for event in events()] == ["customer.subscription.updated"] * 2
+
+
+def test_end_that_is_planned_already_is_not_moved(visitor, portal, subscription, shop):
+    home = visitor.open(portal().url)
+    asked = visitor.open(home.links["Cancel subscription"])
+    shop.client.v1.subscriptions.update(subscription.id, {"cancel_at": NOW + 86_400})
+
+    visitor.send(asked)
+
+    assert now_of(shop, subscription).cancel_at == NOW + 86_400
 
 
 def test_portal_cancels_a_classic_subscription_in_the_classic_way(
