@@ -16,11 +16,11 @@ _SHOWN = {
     "/v1/prices": "price",
     "/v1/subscriptions": "subscription",
     "/v1/invoices": "invoice",
+    "/v1/billing/alerts": "billing.alert",
     "/v1/setup_intents": "setup_intent",
     "/v1/billing_portal/sessions": "billing_portal.session",
     "/v1/checkout/sessions": "checkout.session",
     "/v1/checkout/sessions/{id}/line_items": "item",
-    "/v1/billing/alerts": "billing.alert",
 }
 """What the operations under a path answer with; other answers have nothing to expand."""
 
@@ -163,9 +163,10 @@ def check(path: str, *, listed: bool, expand: Sequence[str]) -> None:
 
 
 def _shown(path: str) -> str:
-    if path in _SHOWN:
-        return _SHOWN[path]
-    return _SHOWN.get("/".join(path.split("/")[:4]), _SHOWN.get("/".join(path.split("/")[:3]), ""))
+    """Return what the operation at `path` answers with: the longest of the paths above decides."""
+    while path and path not in _SHOWN:
+        path = path.rpartition("/")[0]
+    return _SHOWN.get(path, "")
 
 
 def _fits(kind: str, parts: Sequence[str]) -> bool:

@@ -39,26 +39,23 @@ def render_page(world: World, page: Page, expand: Sequence[str] = ()) -> Object:
 
 def _present(world: World, obj: Object) -> Object:
     shown = copy.deepcopy(obj)
-    kind = obj.get("object")
-    if kind == "subscription":
+    for line in _sold(shown):
+        line["price"] = copy.deepcopy(world.prices.find(line["price"]))
+    if obj.get("object") == "subscription":
         for item in shown["items"]["data"]:
-            price = _show_price(world, item)
+            price = world.prices.find(item["price"])
             if price is not None:
+                item["price"] = copy.deepcopy(price)
                 item["plan"] = as_plan(price)
-    elif kind == "checkout.session":
-        for line in shown["_line_items"]["data"]:
-            _show_price(world, line)
-    elif kind == "item":
-        _show_price(world, shown)
     return shown
 
 
-def _show_price(world: World, holder: Object) -> Object | None:
-    """Put the whole price where its id is stored."""
-    price = world.prices.find(holder["price"])
-    if price is not None:
-        holder["price"] = copy.deepcopy(price)
-    return price
+def _sold(shown: Object) -> list[Object]:
+    """Return the lines of Checkout in an object: they show their prices whole."""
+    if shown.get("object") == "checkout.session":
+        lines: list[Object] = shown["_line_items"]["data"]
+        return lines
+    return [shown] if shown.get("object") == "item" else []
 
 
 def _expand(world: World, node: Any, parts: Sequence[str]) -> None:

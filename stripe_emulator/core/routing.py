@@ -1,9 +1,7 @@
 """Which function answers which URL, and how its parameters travel."""
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
 
 from stripe_emulator.core import (
     adjustments,
@@ -23,43 +21,18 @@ from stripe_emulator.core import (
     webhook_endpoints,
 )
 from stripe_emulator.core.billing import (
-    checkout_params,
-    checkout_sessions,
+    checkout_routes,
     invoices,
-    portal_sessions,
-    setup_intent_calls,
     subscription_changes,
     subscription_params,
     subscriptions,
 )
-from stripe_emulator.core.call import Answer, Call
-from stripe_emulator.core.params import EXPAND, NO_PARAMETERS, Hash
+from stripe_emulator.core.params import NO_PARAMETERS
+from stripe_emulator.core.route import ONLY_EXPAND, Route
 
 STREAM_PATH = "/v2/billing/meter_event_stream"
 STREAM_HOST = "meter-events.stripe.com"
 API_HOST = "api.stripe.com"
-ONLY_EXPAND = Hash({"expand": EXPAND})
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """One operation."""
-
-    method: Literal["GET", "POST", "DELETE"]
-    path: str
-    answer: Callable[[Call], Answer]
-    takes: Hash
-    meter_event: bool = False
-    """Whether one call at a time is allowed for a customer and meter."""
-
-    @property
-    def v2(self) -> bool:
-        return self.path.startswith("/v2/")
-
-    @property
-    def listed(self) -> bool:
-        """Whether the answer is a page, in which paths of `expand` begin with `data`."""
-        return "limit" in self.takes.fields
 
 
 ROUTES: Sequence[Route] = (
@@ -107,36 +80,6 @@ ROUTES: Sequence[Route] = (
     Route("GET", "/v1/invoices", invoices.list_all, invoices.LIST),
     Route("GET", "/v1/invoices/{id}", invoices.retrieve, ONLY_EXPAND),
     Route("POST", "/v1/invoices/{id}/pay", invoices.pay, invoices.PAY),
-    Route("POST", "/v1/checkout/sessions", checkout_sessions.create, checkout_params.CREATE),
-    Route("GET", "/v1/checkout/sessions", checkout_sessions.list_all, checkout_params.LIST),
-    Route("GET", "/v1/checkout/sessions/{id}", checkout_sessions.retrieve, ONLY_EXPAND),
-    Route("POST", "/v1/checkout/sessions/{id}", checkout_sessions.update, checkout_params.UPDATE),
-    Route("POST", "/v1/checkout/sessions/{id}/expire", checkout_sessions.expire, ONLY_EXPAND),
-    Route(
-        "GET",
-        "/v1/checkout/sessions/{id}/line_items",
-        checkout_sessions.line_items,
-        checkout_params.LINE_ITEMS,
-    ),
-    Route("POST", "/v1/billing_portal/sessions", portal_sessions.create, portal_sessions.CREATE),
-    Route("POST", "/v1/setup_intents", setup_intent_calls.create, setup_intent_calls.CREATE),
-    Route("GET", "/v1/setup_intents", setup_intent_calls.list_all, setup_intent_calls.LIST),
-    Route(
-        "GET", "/v1/setup_intents/{id}", setup_intent_calls.retrieve, setup_intent_calls.RETRIEVE
-    ),
-    Route("POST", "/v1/setup_intents/{id}", setup_intent_calls.update, setup_intent_calls.UPDATE),
-    Route(
-        "POST",
-        "/v1/setup_intents/{id}/confirm",
-        setup_intent_calls.confirm,
-        setup_intent_calls.CONFIRM,
-    ),
-    Route(
-        "POST",
-        "/v1/setup_intents/{id}/cancel",
-        setup_intent_calls.cancel,
-        setup_intent_calls.CANCEL,
-    ),
     Route("GET", "/v1/events", event_reads.list_all, event_reads.LIST),
     Route("GET", "/v1/events/{id}", event_reads.retrieve, ONLY_EXPAND),
     Route("POST", "/v1/webhook_endpoints", webhook_endpoints.create, webhook_endpoints.CREATE),
@@ -151,6 +94,7 @@ ROUTES: Sequence[Route] = (
     Route("POST", "/v1/billing/alerts/{id}/activate", alerts.activate, alerts.SWITCH),
     Route("POST", "/v1/billing/alerts/{id}/deactivate", alerts.deactivate, alerts.SWITCH),
     Route("POST", "/v1/billing/alerts/{id}/archive", alerts.archive, alerts.SWITCH),
+    *checkout_routes.ROUTES,
     Route("POST", "/v1/test_helpers/test_clocks", test_clocks.create, test_clocks.CREATE),
     Route("GET", "/v1/test_helpers/test_clocks", test_clocks.list_all, test_clocks.LIST),
     Route("GET", "/v1/test_helpers/test_clocks/{id}", test_clocks.retrieve, ONLY_EXPAND),

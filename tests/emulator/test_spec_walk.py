@@ -250,6 +250,123 @@ def walk_subscriptions(c) -> Iterator[Any]:
     )
 
 
+def walk_events(c) -> Iterator[Any]:
+    c.v1.customers.create({})
+    page = c.v1.events.list({"types": ["customer.created"], "limit": 1, "created": {"gte": 1}})
+    yield c.v1.events.retrieve(page.data[0].id)
+
+
+def walk_webhook_endpoints(c) -> Iterator[Any]:
+    made = c.v1.webhook_endpoints.create(
+        {
+            "url": "https://app.example/hook",
+            "enabled_events": ["*"],
+            "api_version": stripe.api_version,
+        }
+    )
+    yield c.v1.webhook_endpoints.retrieve(made.id)
+    yield c.v1.webhook_endpoints.update(
+        made.id, {"disabled": True, "enabled_events": ["invoice.paid"], "description": "x"}
+    )
+    yield c.v1.webhook_endpoints.list({"limit": 3})
+    yield c.v1.webhook_endpoints.delete(made.id)
+
+
+def walk_usage_v2(c, name: str = "usage_v2") -> Iterator[Any]:
+    meter = make_walk_meter(c, name)
+    customer = c.v1.customers.create({})
+    payload = {"stripe_customer_id": customer.id, "value": "2.5"}
+    event = {"event_name": name, "payload": payload}
+    yield c.v2.billing.meter_events.create(
+        {**event, "identifier": f"{name}a", "timestamp": "2026-11-23T12:00:00Z"}
+    )
+    yield c.v2.billing.meter_event_adjustments.create(
+        {"event_name": name, "type": "cancel", "cancel": {"identifier": f"{name}a"}}
+    )
+    yield c.v1.billing.meter_events.create({**event, "identifier": f"{name}b"})
+    yield c.v1.billing.meter_event_adjustments.create(
+        {"event_name": name, "type": "cancel", "cancel": {"identifier": f"{name}b"}}
+    )
+    session = c.v2.billing.meter_event_session.create()
+    bad = {
+        "event_name": name,
+        "payload": {"value": "1"},
+        "identifier": "c",
+        "timestamp": "2026-11-23T11:00:00.5Z",
+    }
+    lost = {"event_name": "nothing", "payload": payload}
+    stream = {"api_key": session.authentication_token}
+    answer = c.v2.billing.meter_event_stream.create({"events": [event, bad, lost]}, stream)
+    assert answer is None
+    yield session
+    assert c.v1.billing.meters.retrieve(meter.id).status == "active"
+
+
+def walk_thin_events(c) -> Iterator[Any]:
+    list(walk_usage_v2(c, "thin"))
+    emulator_of(c).clock.advance(11)
+    page = c.v2.core.events.list(
+        {"limit": 1, "created": {"gte": "2026-11-23T00:00:00Z"}, "types": list(THIN)}
+    )
+    assert page.next_page_url is not None
+    events = list(page.auto_paging_iter())
+    assert {event.type for event in events} == set(THIN)
+    for event in events:
+        yield c.v2.core.events.retrieve(event.id)
+
+
+THIN = ("v1.billing.meter.error_report_triggered", "v1.billing.meter.no_meter_found")
+
+
+def emulator_of(c):
+    return c._requestor._client.emulator
+
+
+def walk_alerts(c) -> Iterator[Any]:
+    meter = make_walk_meter(c, "alerts")
+    customer = c.v1.customers.create({})
+    threshold = {
+        "gte": 5,
+        "meter": meter.id,
+        "recurrence": "one_time",
+        "filters": [{"type": "customer", "customer": customer.id}],
+    }
+    made = c.v1.billing.alerts.create(
+        {"title": "x", "alert_type": "usage_threshold", "usage_threshold": threshold}
+    )
+    c.v1.billing.meter_events.create(
+        {"event_name": "alerts", "payload": {"stripe_customer_id": customer.id, "value": "7.5"}}
+    )
+    yield c.v1.billing.alerts.retrieve(made.id)
+    yield c.v1.billing.alerts.deactivate(made.id)
+    yield c.v1.billing.alerts.activate(made.id)
+    yield c.v1.billing.alerts.list({"alert_type": "usage_threshold", "meter": meter.id})
+    yield c.v1.billing.alerts.archive(made.id)
+
+
+def walk_test_clocks(c) -> Iterator[Any]:
+    made = c.v1.test_helpers.test_clocks.create({"frozen_time": NOW, "name": "x"})
+    c.v1.customers.create({"test_clock": made.id})
+    yield c.v1.test_helpers.test_clocks.advance(made.id, {"frozen_time": NOW + 10})
+    yield c.v1.test_helpers.test_clocks.retrieve(made.id)
+    yield c.v1.test_helpers.test_clocks.list()
+    yield c.v1.customers.list({"test_clock": made.id})
+    yield c.v1.test_helpers.test_clocks.delete(made.id)
+
+
+def walk_searches(c) -> Iterator[Any]:
+    made = c.v1.customers.create({"email": "a@example.com", "metadata": {"user": "7"}})
+    product = c.v1.products.create({"name": "Tokens"})
+    c.v1.prices.create(
+        {"currency": "usd", "product": product.id, "unit_amount": 1, "lookup_key": "searched"}
+    )
+    assert [each.id for each in c.v1.customers.search({"query": "metadata['user']:'7'"}).data] == [
+        made.id
+    ]
+    yield c.v1.products.search({"query": 'name~"oke" AND active:"true"', "limit": 1})
+    yield c.v1.prices.search({"query": "lookup_key:'searched'", "expand": ["data.product"]})
+
+
 def walk_setup_intents(c) -> Iterator[Any]:
     customer = c.v1.customers.create({})
     made = c.v1.setup_intents.create(
@@ -384,123 +501,6 @@ def walk_portal(c) -> Iterator[Any]:
     )
 
 
-def walk_events(c) -> Iterator[Any]:
-    c.v1.customers.create({})
-    page = c.v1.events.list({"types": ["customer.created"], "limit": 1, "created": {"gte": 1}})
-    yield c.v1.events.retrieve(page.data[0].id)
-
-
-def walk_webhook_endpoints(c) -> Iterator[Any]:
-    made = c.v1.webhook_endpoints.create(
-        {
-            "url": "https://app.example/hook",
-            "enabled_events": ["*"],
-            "api_version": stripe.api_version,
-        }
-    )
-    yield c.v1.webhook_endpoints.retrieve(made.id)
-    yield c.v1.webhook_endpoints.update(
-        made.id, {"disabled": True, "enabled_events": ["invoice.paid"], "description": "x"}
-    )
-    yield c.v1.webhook_endpoints.list({"limit": 3})
-    yield c.v1.webhook_endpoints.delete(made.id)
-
-
-def walk_usage_v2(c, name: str = "usage_v2") -> Iterator[Any]:
-    meter = make_walk_meter(c, name)
-    customer = c.v1.customers.create({})
-    payload = {"stripe_customer_id": customer.id, "value": "2.5"}
-    event = {"event_name": name, "payload": payload}
-    yield c.v2.billing.meter_events.create(
-        {**event, "identifier": f"{name}a", "timestamp": "2026-11-23T12:00:00Z"}
-    )
-    yield c.v2.billing.meter_event_adjustments.create(
-        {"event_name": name, "type": "cancel", "cancel": {"identifier": f"{name}a"}}
-    )
-    yield c.v1.billing.meter_events.create({**event, "identifier": f"{name}b"})
-    yield c.v1.billing.meter_event_adjustments.create(
-        {"event_name": name, "type": "cancel", "cancel": {"identifier": f"{name}b"}}
-    )
-    session = c.v2.billing.meter_event_session.create()
-    bad = {
-        "event_name": name,
-        "payload": {"value": "1"},
-        "identifier": "c",
-        "timestamp": "2026-11-23T11:00:00.5Z",
-    }
-    lost = {"event_name": "nothing", "payload": payload}
-    stream = {"api_key": session.authentication_token}
-    answer = c.v2.billing.meter_event_stream.create({"events": [event, bad, lost]}, stream)
-    assert answer is None
-    yield session
-    assert c.v1.billing.meters.retrieve(meter.id).status == "active"
-
-
-def walk_thin_events(c) -> Iterator[Any]:
-    list(walk_usage_v2(c, "thin"))
-    emulator_of(c).clock.advance(11)
-    page = c.v2.core.events.list(
-        {"limit": 1, "created": {"gte": "2026-11-23T00:00:00Z"}, "types": list(THIN)}
-    )
-    assert page.next_page_url is not None
-    events = list(page.auto_paging_iter())
-    assert {event.type for event in events} == set(THIN)
-    for event in events:
-        yield c.v2.core.events.retrieve(event.id)
-
-
-THIN = ("v1.billing.meter.error_report_triggered", "v1.billing.meter.no_meter_found")
-
-
-def emulator_of(c):
-    return c._requestor._client.emulator
-
-
-def walk_alerts(c) -> Iterator[Any]:
-    meter = make_walk_meter(c, "alerts")
-    customer = c.v1.customers.create({})
-    threshold = {
-        "gte": 5,
-        "meter": meter.id,
-        "recurrence": "one_time",
-        "filters": [{"type": "customer", "customer": customer.id}],
-    }
-    made = c.v1.billing.alerts.create(
-        {"title": "x", "alert_type": "usage_threshold", "usage_threshold": threshold}
-    )
-    c.v1.billing.meter_events.create(
-        {"event_name": "alerts", "payload": {"stripe_customer_id": customer.id, "value": "7.5"}}
-    )
-    yield c.v1.billing.alerts.retrieve(made.id)
-    yield c.v1.billing.alerts.deactivate(made.id)
-    yield c.v1.billing.alerts.activate(made.id)
-    yield c.v1.billing.alerts.list({"alert_type": "usage_threshold", "meter": meter.id})
-    yield c.v1.billing.alerts.archive(made.id)
-
-
-def walk_test_clocks(c) -> Iterator[Any]:
-    made = c.v1.test_helpers.test_clocks.create({"frozen_time": NOW, "name": "x"})
-    c.v1.customers.create({"test_clock": made.id})
-    yield c.v1.test_helpers.test_clocks.advance(made.id, {"frozen_time": NOW + 10})
-    yield c.v1.test_helpers.test_clocks.retrieve(made.id)
-    yield c.v1.test_helpers.test_clocks.list()
-    yield c.v1.customers.list({"test_clock": made.id})
-    yield c.v1.test_helpers.test_clocks.delete(made.id)
-
-
-def walk_searches(c) -> Iterator[Any]:
-    made = c.v1.customers.create({"email": "a@example.com", "metadata": {"user": "7"}})
-    product = c.v1.products.create({"name": "Tokens"})
-    c.v1.prices.create(
-        {"currency": "usd", "product": product.id, "unit_amount": 1, "lookup_key": "searched"}
-    )
-    assert [each.id for each in c.v1.customers.search({"query": "metadata['user']:'7'"}).data] == [
-        made.id
-    ]
-    yield c.v1.products.search({"query": 'name~"oke" AND active:"true"', "limit": 1})
-    yield c.v1.prices.search({"query": "lookup_key:'searched'", "expand": ["data.product"]})
-
-
 WALKS = [
     walk_customers,
     walk_products,
@@ -513,11 +513,11 @@ WALKS = [
     walk_alerts,
     walk_test_clocks,
     walk_subscriptions,
+    walk_events,
+    walk_webhook_endpoints,
     walk_setup_intents,
     walk_checkout,
     walk_portal,
-    walk_events,
-    walk_webhook_endpoints,
 ]
 
 

@@ -116,4 +116,4 @@ LIST = listing(
     status=Choice("complete", "expired", "open"),
     subscription=String(),
 )
-LINE_ITEMS = listing(expand=EXPAND)
+LINES = listing(expand=EXPAND)

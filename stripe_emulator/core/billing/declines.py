@@ -36,10 +36,8 @@ def card_error(outcome: Outcome, *, intent: str = "payment_intent", **about: obj
         error["message"],
         type=error["type"],
         code=error["code"],
-        details={
-            **({"decline_code": error["decline_code"]} if "decline_code" in error else {}),
-            **about,
-        },
+        decline_code=error.get("decline_code"),
+        details=about,
     )
 
 
