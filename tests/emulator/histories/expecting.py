@@ -1,0 +1,254 @@
+"""What the invoices and previews of a story must say, from the list of its steps alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from tests.emulator.histories.charging import charged
+from tests.emulator.histories.day_walk import boundaries, next_boundary
+from tests.emulator.histories.story import (
+    GRACE,
+    ONE,
+    CancelNow,
+    EndTrial,
+    Meter,
+    Plan,
+    Price,
+    Reprice,
+    Requantify,
+    Send,
+    Step,
+    Story,
+    Subscribe,
+    Unplan,
+    Void,
+)
+
+S = TypeVar("S", bound=Step)
+NEVER = 10**12
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Line:
+    item: int
+    start: int
+    end: int
+    price: str
+    quantity: int
+    amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """One invoice: made at `at`, final from `final_at` on (None: not said), with its lines in order."""
+
+    at: int
+    final_at: int | None
+    lines: tuple[Line, ...]
+
+    @property
+    def total(self) -> int:
+        return sum(line.amount for line in self.lines)
+
+
+class Subscriber:
+    """One customer of a story, as far as its steps before `before` tell."""
+
+    def __init__(self, story: Story, who: int, before: int = NEVER) -> None:
+        self.lag = story.lag
+        self.steps = [(place, step) for place, step in story.of(who) if place < before]
+        [self.begun] = self._every(Subscribe) or [None]
+        if self.begun is None:
+            return
+        self.trial_end = self.begun.trial_end
+        for step in self._every(EndTrial):
+            self.trial_end = step.at
+        self.anchor = self.trial_end or self.begun.anchor or self.begun.start
+        self.first = self.trial_end or self.begun.start
+        """Where the first period that costs anything begins."""
+        self.ends_at, self.bills_the_end = self._end()
+
+    def _every(self, kind: type[S]) -> list[S]:
+        return [step for _, step in self.steps if isinstance(step, kind)]
+
+    def _end(self) -> tuple[int, bool]:
+        end = NEVER
+        for _, step in self.steps:
+            if step.at >= end:
+                break
+            if isinstance(step, CancelNow):
+                return step.at, step.invoice_now
+            if isinstance(step, Plan):
+                end = self.next_end(step.at) if step.cancel_at is None else step.cancel_at
+            if isinstance(step, Unplan):
+                end = NEVER
+        return end, True
+
+    def next_end(self, now: int) -> int:
+        """Return the next moment at which a period of any item ends."""
+        if self.trial_end is not None and now < self.trial_end:
+            return self.trial_end
+        return min(
+            next_boundary(self.anchor, price.interval, price.count, now)
+            for price in self.begun.prices
+        )
+
+    def periods(self, item: int, until: int) -> list[tuple[int, int]]:
+        """Return the item's periods that have begun before `until`; the last may be cut by the subscription's end."""
+        price = self.begun.prices[item]
+        cuts = boundaries(self.anchor, price.interval, price.count, self.first, until)
+        starts = [self.first, *cuts]
+        ends = [*cuts, next_boundary(self.anchor, price.interval, price.count, starts[-1])]
+        return [
+            (start, min(end, self.ends_at))
+            for start, end in zip(starts, ends, strict=True)
+            if start < self.ends_at
+        ]
+
+    def bills(self, as_of: int) -> list[Bill]:
+        """Return the invoices there are at `as_of`, each with what is on it by then."""
+        if self.begun is None:
+            return []
+        found = [self._first_bill()] if self.trial_end is None else [self._after_trial(as_of)]
+        moments = {
+            end
+            for item in range(len(self.begun.prices))
+            for _, end in self.periods(item, as_of)
+            if end <= as_of
+        }
+        for moment in sorted(moments):
+            if moment == self.ends_at and not self.bills_the_end:
+                continue
+            at_once = moment == self.ends_at and any(
+                step.at == moment for step in self._every(CancelNow)
+            )
+            final_at = moment if at_once else moment + GRACE
+            lines = self._lines_at(moment, min(final_at, as_of) if final_at <= as_of else moment)
+            found.append(Bill(moment, final_at, lines))
+        return [bill for bill in found if bill.lines and bill.at <= as_of]
+
+    def _first_bill(self) -> Bill:
+        return Bill(self.begun.at, self.begun.at, self._ahead(self.first, self.begun.at))
+
+    def _after_trial(self, as_of: int) -> Bill:
+        moment = self.trial_end
+        if moment >= self.ends_at or moment > as_of:
+            return Bill(moment, None, ())
+        by_hand = any(step.at == moment for step in self._every(EndTrial))
+        return Bill(moment, None if by_hand else moment + GRACE, self._ahead(moment, moment))
+
+    def _lines_at(self, moment: int, counted_by: int) -> tuple[Line, ...]:
+        lines = list(self._ahead(moment, moment)) if moment < self.ends_at else []
+        for item, price in enumerate(self.begun.prices):
+            if price.meter is not None:
+                for start, end in self.periods(item, moment):
+                    if end == moment:
+                        lines += self._usage(item, start, end, counted_by)
+        return tuple(sorted(lines))
+
+    def _ahead(self, moment: int, decided_at: int) -> tuple[Line, ...]:
+        """Return the fees of the licensed items whose period begins at `moment`."""
+        lines = []
+        for item, price in enumerate(self.begun.prices):
+            if price.meter is not None:
+                continue
+            quantity = self.begun.quantities[item] or 0
+            for step in self._every(Requantify):
+                if step.item == item and step.at < decided_at:
+                    quantity = step.quantity
+            for start, end in self._whole_periods(item, moment):
+                if start == moment:
+                    lines += [
+                        Line(item, start, end, price.name, billed, amount)
+                        for billed, amount in charged(price, quantity * ONE)
+                    ]
+        return tuple(sorted(lines))
+
+    def _whole_periods(self, item: int, moment: int) -> list[tuple[int, int]]:
+        price = self.begun.prices[item]
+        if moment != self.first and moment not in boundaries(
+            self.anchor, price.interval, price.count, self.first, moment
+        ):
+            return []
+        return [(moment, next_boundary(self.anchor, price.interval, price.count, moment))]
+
+    def _usage(self, item: int, start: int, end: int, counted_by: int) -> list[Line]:
+        lines = []
+        for since, until, price in self._stretches(item, start, end):
+            used = self.used(price.meter, since, until, counted_by)
+            lines += [
+                Line(item, since, until, price.name, quantity, amount)
+                for quantity, amount in charged(price, used)
+            ]
+        return lines
+
+    def _stretches(self, item: int, start: int, end: int) -> list[tuple[int, int, Price]]:
+        """Return the parts of a period, each with the price that was in force."""
+        price, since, found = self.begun.prices[item], start, []
+        for step in self._every(Reprice):
+            if step.item != item or step.at >= end:
+                continue
+            if step.at > since:
+                found.append((since, step.at, price))
+                since = step.at
+            price = step.price
+        return [*found, (since, end, price)]
+
+    def used(self, meter: Meter, start: int, end: int, counted_by: int, place: int = NEVER) -> int:
+        """Return the meter's figure over [start, end), of the events that count at `counted_by`."""
+        found = [
+            step
+            for sent_at, step in self.steps
+            if isinstance(step, Send)
+            and step.meter == meter
+            and start <= step.timestamp < end
+            and self._counts(step.at, sent_at, counted_by, place)
+            and not any(
+                isinstance(void, Void)
+                and void.name == step.name
+                and self._counts(void.at, void_at, counted_by, place)
+                for void_at, void in self.steps
+            )
+        ]
+        if meter.formula == "count":
+            return len(found) * ONE
+        if meter.formula == "sum":
+            return sum(step.value for step in found)
+        latest = None
+        for step in found:
+            if latest is None or step.timestamp >= latest.timestamp:
+                latest = step
+        return latest.value if latest is not None else 0
+
+    def _counts(self, received: int, received_at: int, counted_by: int, place: int) -> bool:
+        """Tell whether something received is counted.
+
+        What falls due at a second is done before that second's requests; what waited its lag out by then counts.
+        """
+        if place < NEVER:
+            return received_at < place and received + self.lag <= counted_by
+        return received + self.lag <= counted_by if self.lag else received < counted_by
+
+    def preview(self, now: int, place: int) -> tuple[Line, ...] | None:
+        """Return the lines of the next invoice as they stand; None when there will be none."""
+        if self.ends_at <= now:
+            return None
+        moment = min(self.next_end(now), self.ends_at)
+        lines = list(self._ahead(moment, NEVER)) if moment < self.ends_at else []
+        for item, price in enumerate(self.begun.prices):
+            if price.meter is None or moment == self.trial_end:
+                continue
+            for start, end in self.periods(item, now):
+                if end == moment:
+                    for since, until, at_price in self._stretches(item, start, end):
+                        used = self.used(at_price.meter, since, until, now, place)
+                        lines += [
+                            Line(item, since, until, at_price.name, quantity, amount)
+                            for quantity, amount in charged(at_price, used)
+                        ]
+        return tuple(sorted(lines))
+
+
+def unbilled(story: Story, who: int) -> dict[str, Any]:  # pragma: no cover - filled in by the judge
+    raise NotImplementedError
