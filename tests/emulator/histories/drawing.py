@@ -110,9 +110,7 @@ class _Teller:
         trial_end = None
         if kind == "trial":
             trial_end = at + draw.choice((DAY, 7 * DAY, 30 * DAY, draw.randrange(60, 40 * DAY)))
-        return Subscribe(
-            at, self.who, tuple(prices), tuple(quantities), start, anchor, trial_end
-        )
+        return Subscribe(at, self.who, tuple(prices), tuple(quantities), start, anchor, trial_end)
 
     def _end(self) -> int:
         """Return a moment some periods later, now and then just where something falls due."""
@@ -149,11 +147,15 @@ class _Teller:
         if way in {"period end", "undo"}:
             self.steps.append(Plan(at, self.who, None))
         if way == "moment":
-            latest = min(
-                next_boundary(life.anchor, price.interval, price.count, at)
-                for price in subscribe.prices
-                if price.meter is None
-            ) if any(price.meter is None for price in subscribe.prices) else self.end + GRACE
+            latest = (
+                min(
+                    next_boundary(life.anchor, price.interval, price.count, at)
+                    for price in subscribe.prices
+                    if price.meter is None
+                )
+                if any(price.meter is None for price in subscribe.prices)
+                else self.end + GRACE
+            )
             if latest - at < 2:
                 return NEVER
             self.steps.append(Plan(at, self.who, draw.randrange(at + 1, latest + 1)))

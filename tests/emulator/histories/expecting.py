@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from tests.emulator.histories.charging import charged
 from tests.emulator.histories.day_walk import boundaries, next_boundary
@@ -67,6 +67,7 @@ class Subscriber:
         self.anchor = self.trial_end or self.begun.anchor or self.begun.start
         self.first = self.trial_end or self.begun.start
         """Where the first period that costs anything begins."""
+        self.cancelled_at_place = NEVER
         self.ends_at, self.bills_the_end = self._end()
 
     def _every(self, kind: type[S]) -> list[S]:
@@ -74,10 +75,11 @@ class Subscriber:
 
     def _end(self) -> tuple[int, bool]:
         end = NEVER
-        for _, step in self.steps:
+        for place, step in self.steps:
             if step.at >= end:
                 break
             if isinstance(step, CancelNow):
+                self.cancelled_at_place = place
                 return step.at, step.invoice_now
             if isinstance(step, Plan):
                 end = self.next_end(step.at) if step.cancel_at is None else step.cancel_at
@@ -120,12 +122,10 @@ class Subscriber:
         for moment in sorted(moments):
             if moment == self.ends_at and not self.bills_the_end:
                 continue
-            at_once = moment == self.ends_at and any(
-                step.at == moment for step in self._every(CancelNow)
-            )
-            final_at = moment if at_once else moment + GRACE
-            lines = self._lines_at(moment, min(final_at, as_of) if final_at <= as_of else moment)
-            found.append(Bill(moment, final_at, lines))
+            place = self.cancelled_at_place if moment == self.ends_at else NEVER
+            final_at = moment + GRACE if place == NEVER else moment
+            counted_by = final_at if final_at <= as_of else moment
+            found.append(Bill(moment, final_at, self._lines_at(moment, counted_by, place)))
         return [bill for bill in found if bill.lines and bill.at <= as_of]
 
     def _first_bill(self) -> Bill:
@@ -138,13 +138,13 @@ class Subscriber:
         by_hand = any(step.at == moment for step in self._every(EndTrial))
         return Bill(moment, None if by_hand else moment + GRACE, self._ahead(moment, moment))
 
-    def _lines_at(self, moment: int, counted_by: int) -> tuple[Line, ...]:
+    def _lines_at(self, moment: int, counted_by: int, place: int) -> tuple[Line, ...]:
         lines = list(self._ahead(moment, moment)) if moment < self.ends_at else []
         for item, price in enumerate(self.begun.prices):
             if price.meter is not None:
                 for start, end in self.periods(item, moment):
                     if end == moment:
-                        lines += self._usage(item, start, end, counted_by)
+                        lines += self._usage(item, start, end, counted_by, place)
         return tuple(sorted(lines))
 
     def _ahead(self, moment: int, decided_at: int) -> tuple[Line, ...]:
@@ -173,10 +173,10 @@ class Subscriber:
             return []
         return [(moment, next_boundary(self.anchor, price.interval, price.count, moment))]
 
-    def _usage(self, item: int, start: int, end: int, counted_by: int) -> list[Line]:
+    def _usage(self, item: int, start: int, end: int, counted_by: int, place: int) -> list[Line]:
         lines = []
         for since, until, price in self._stretches(item, start, end):
-            used = self.used(price.meter, since, until, counted_by)
+            used = self._used(price.meter, since, until, counted_by, place)
             lines += [
                 Line(item, since, until, price.name, quantity, amount)
                 for quantity, amount in charged(price, used)
@@ -195,19 +195,19 @@ class Subscriber:
             price = step.price
         return [*found, (since, end, price)]
 
-    def used(self, meter: Meter, start: int, end: int, counted_by: int, place: int = NEVER) -> int:
-        """Return the meter's figure over [start, end), of the events that count at `counted_by`."""
+    def _used(self, meter: Meter, start: int, end: int, counted_by: int, place: int) -> int:
+        """Return the meter's figure over [start, end), of what counts at `counted_by` and was sent before `place`."""
         found = [
             step
             for sent_at, step in self.steps
             if isinstance(step, Send)
             and step.meter == meter
             and start <= step.timestamp < end
-            and self._counts(step.at, sent_at, counted_by, place)
+            and self.counts(step.at, sent_at, counted_by, place)
             and not any(
                 isinstance(void, Void)
                 and void.name == step.name
-                and self._counts(void.at, void_at, counted_by, place)
+                and self.counts(void.at, void_at, counted_by, place)
                 for void_at, void in self.steps
             )
         ]
@@ -221,14 +221,14 @@ class Subscriber:
                 latest = step
         return latest.value if latest is not None else 0
 
-    def _counts(self, received: int, received_at: int, counted_by: int, place: int) -> bool:
-        """Tell whether something received is counted.
+    def counts(self, received: int, sent_place: int, counted_by: int, place: int) -> bool:
+        """Tell whether something received counts at a second, or at the step `place` in that second.
 
-        What falls due at a second is done before that second's requests; what waited its lag out by then counts.
+        What falls due at a second is done before that second's steps; what has waited out its lag by then counts.
         """
-        if place < NEVER:
-            return received_at < place and received + self.lag <= counted_by
-        return received + self.lag <= counted_by if self.lag else received < counted_by
+        if place < NEVER or self.lag:
+            return sent_place < place and received + self.lag <= counted_by
+        return received < counted_by
 
     def preview(self, now: int, place: int) -> tuple[Line, ...] | None:
         """Return the lines of the next invoice as they stand; None when there will be none."""
@@ -241,14 +241,5 @@ class Subscriber:
                 continue
             for start, end in self.periods(item, now):
                 if end == moment:
-                    for since, until, at_price in self._stretches(item, start, end):
-                        used = self.used(at_price.meter, since, until, now, place)
-                        lines += [
-                            Line(item, since, until, at_price.name, quantity, amount)
-                            for quantity, amount in charged(at_price, used)
-                        ]
+                    lines += self._usage(item, start, end, now, place)
         return tuple(sorted(lines))
-
-
-def unbilled(story: Story, who: int) -> dict[str, Any]:  # pragma: no cover - filled in by the judge
-    raise NotImplementedError

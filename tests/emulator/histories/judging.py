@@ -7,6 +7,7 @@ from typing import Any
 
 from tests.emulator.histories.drawing import story
 from tests.emulator.histories.expecting import Bill, Line, Subscriber
+from tests.emulator.histories.fates import unaccounted
 from tests.emulator.histories.playing import Refused, Stage
 from tests.emulator.histories.story import Look, Preview, Story, spoken
 
@@ -27,8 +28,24 @@ def differences(seed: int) -> list[str]:
             due = Subscriber(told, step.who, place).bills(step.at)
             found += _bills_differ(f"look {_at(step.at)}", due, stage.seen[place], told, step.who)
     for who in range(len(stage.customers)):
-        found += _bills_differ("end", Subscriber(told, who).bills(told.end), stage.bills(who), told, who)
+        seen = stage.bills(who)
+        found += _bills_differ("end", Subscriber(told, who).bills(told.end), seen, told, who)
+        found += unaccounted(told, who, seen)
     return found
+
+
+def report(seed: int, found: list[str]) -> str:
+    """Return what differs, the whole story, and how to have it told again."""
+    told = story(seed)
+    steps = [f"{_at(step.at)} {step}" for step in told.steps]
+    return "\n".join(
+        [
+            f"the history of seed {seed} is billed wrongly; `make billing-histories SEED={seed}` tells it again",
+            *(f"  {each}" for each in found),
+            f"  lag {told.lag} s, ends {_at(told.end)}, amounts and quantities in 10^-12:",
+            *(f"    {each}" for each in steps),
+        ]
+    )
 
 
 def _preview_differs(
@@ -80,8 +97,11 @@ def _at(moment: int) -> str:
 def _lines(lines: Any) -> str:
     if lines is None:
         return "none"
-    return "; ".join(
-        f"item {line.item} {line.price} {_at(line.start)}..{_at(line.end)} "
-        f"{spoken(line.quantity)} = {line.amount}"
-        for line in lines
-    ) or "no lines"
+    return (
+        "; ".join(
+            f"item {line.item} {line.price} {_at(line.start)}..{_at(line.end)} "
+            f"{spoken(line.quantity)} = {line.amount}"
+            for line in lines
+        )
+        or "no lines"
+    )

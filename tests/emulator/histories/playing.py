@@ -59,9 +59,9 @@ class Stage:
             for meter in story.meters
         }
         self.customers = [
-            self.post(
-                "/v1/customers", invoice_settings={"default_payment_method": "pm_card_visa"}
-            )["id"]
+            self.post("/v1/customers", invoice_settings={"default_payment_method": "pm_card_visa"})[
+                "id"
+            ]
             for _ in {step.who for step in story.steps}
         ]
         self.prices = {price.name: self._price(price) for price in story.prices}
@@ -127,9 +127,7 @@ class Stage:
 
     @act.register
     def _(self, step: Subscribe) -> Any:
-        items: list[dict[str, Any]] = [
-            {"price": self.prices[price.name]} for price in step.prices
-        ]
+        items: list[dict[str, Any]] = [{"price": self.prices[price.name]} for price in step.prices]
         for item, quantity in zip(items, step.quantities, strict=True):
             if quantity is not None:
                 item["quantity"] = quantity
@@ -168,7 +166,9 @@ class Stage:
 
     @act.register
     def _(self, step: Reprice) -> Any:
-        return self._update(step, items=[self._item(step) | {"price": self.prices[step.price.name]}])
+        return self._update(
+            step, items=[self._item(step) | {"price": self.prices[step.price.name]}]
+        )
 
     @act.register
     def _(self, step: Requantify) -> Any:
@@ -183,7 +183,9 @@ class Stage:
 
     @act.register
     def _(self, step: Unplan) -> Any:
-        undo: dict[str, Any] = {"cancel_at": ""} if step.by_moment else {"cancel_at_period_end": False}
+        undo: dict[str, Any] = (
+            {"cancel_at": ""} if step.by_moment else {"cancel_at_period_end": False}
+        )
         return self._update(step, **undo)
 
     @act.register

@@ -25,9 +25,7 @@ def price(draw: Random, name: str, meter: Meter | None, interval: str, count: in
             name, meter, interval, count, _unit(draw), divide_by=divide_by, round_up=round_up
         )
     if kind in {"graduated", "volume"}:
-        return Price(
-            name, meter, interval, count, tiers=_tiers(draw), volume=kind == "volume"
-        )
+        return Price(name, meter, interval, count, tiers=_tiers(draw), volume=kind == "volume")
     if kind == "whole":
         return Price(name, meter, interval, count, draw.randrange(500) * ONE)
     if kind == "half":
