@@ -40,7 +40,8 @@ def story(seed: int) -> Story:
     meters = price_list.meters(draw)
     lag = draw.choice((0, 0, 0, 60, GRACE - 1, GRACE, 5000))
     told = Story(seed, begin, begin, lag, meters, ())
-    tellers = [_Teller(draw, told, who) for who in range(draw.choice((1, 1, 1, 2)))]
+    main = draw.choice(price_list.INTERVALS)
+    tellers = [_Teller(draw, told, who, main) for who in range(draw.choice((1, 1, 1, 2)))]
     steps: list[Step] = []
     for teller in tellers:
         steps += teller.tell()
@@ -65,11 +66,10 @@ def _beginning(draw: Random) -> int:
 class _Teller:
     """Draws the steps of one subscriber."""
 
-    def __init__(self, draw: Random, told: Story, who: int) -> None:
-        self.draw, self.told, self.who = draw, told, who
+    def __init__(self, draw: Random, told: Story, who: int, main: tuple[str, int]) -> None:
+        self.draw, self.told, self.who, self.main = draw, told, who, main
         self.prices: list[Price] = []
         self.steps: list[Step] = []
-        self.main = draw.choice(price_list.INTERVALS)
         self.subscribe = self._subscribe()
         self.end = self._end()
 
@@ -98,9 +98,7 @@ class _Teller:
             is_licensed = kind in {"plain", "trial"} and draw.random() < 0.3
             interval, count = self.main
             if number and draw.random() < 0.3:
-                interval, count = draw.choice(price_list.INTERVALS)
-                if interval == "day" and self.main[0] == "year":
-                    interval = "month"
+                interval, count = draw.choice(price_list.beside(*self.main))
             meter = None if is_licensed else draw.choice(self.told.meters)
             prices.append(self._new_price(meter, interval, count))
             quantities.append(draw.choice((0, 1, 2, 3, 12)) if is_licensed else None)
@@ -114,8 +112,9 @@ class _Teller:
 
     def _end(self) -> int:
         """Return a moment some periods later, now and then just where something falls due."""
-        draw, at = self.draw, self.subscribe.trial_end or self.subscribe.at
-        anchor = self.subscribe.trial_end or self.subscribe.anchor or self.subscribe.start
+        draw, subscribe = self.draw, self.subscribe
+        at = subscribe.trial_end or subscribe.at
+        anchor = subscribe.trial_end or subscribe.anchor or subscribe.start
         for _ in range(draw.choice((1, 2, 3))):
             at = next_boundary(anchor, *self.main, at)
         return at + draw.choice((-1, 0, GRACE - 1, GRACE, 2 * GRACE, 2 * DAY))

@@ -10,7 +10,18 @@ FORMULAS = ("sum", "sum", "sum", "count", "last")
 INTERVALS = (("month", 1),) * 6 + (
     ("month", 2), ("month", 3), ("day", 1), ("day", 3), ("week", 1), ("week", 2), ("year", 1),
 )  # fmt: skip
+MOST_PERIODS = 15
 KINDS = ("whole", "decimal", "half", "package", "package", "graduated", "graduated", "volume")
+
+
+def beside(interval: str, count: int) -> list[tuple[str, int]]:
+    """Return the intervals that an item can have beside this one without making dozens of invoices."""
+    days = {"day": 1, "week": 7, "month": 30, "year": 365}
+    return [
+        (other, times)
+        for other, times in INTERVALS
+        if days[other] * times * MOST_PERIODS >= days[interval] * count
+    ]
 
 
 def meters(draw: Random) -> tuple[Meter, ...]:
