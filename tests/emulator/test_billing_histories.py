@@ -4,6 +4,7 @@
 """
 
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from random import Random
@@ -12,12 +13,14 @@ import pytest
 
 from stripe_emulator.core.billing.periods import period_at
 
+from .histories import charging, expecting
 from .histories.charging import charged
 from .histories.day_walk import DAY, boundaries, next_boundary
 from .histories.drawing import story
 from .histories.expecting import Subscriber
 from .histories.fates import Fate, fate
-from .histories.judging import differences, report
+from .histories.judging import differences, judged, report
+from .histories.playing import Stage
 from .histories.story import ONE, Price, Send, Tier
 
 pytestmark = pytest.mark.unit
@@ -55,6 +58,80 @@ def test_histories_hold_what_is_hard():
     assert set(fates) == set(Fate)
     assert min(fates.values()) >= 10
     assert min(at_the_edge[True, False], at_the_edge[False, True]) >= 50
+
+
+def half_even(exact):
+    whole, rest = divmod(exact, ONE * ONE)
+    return whole + (2 * rest > ONE * ONE or (2 * rest == ONE * ONE and whole % 2))
+
+
+def with_the_end(of):
+    return lambda self, meter, start, end, *rest: of(self, meter, start, end + 1, *rest)
+
+
+def without_the_start(of):
+    return lambda self, meter, start, *rest: of(self, meter, start + 1, *rest)
+
+
+def latest_price_for_all(of):
+    def stretches(self, item, start, end):
+        return [(start, end, of(self, item, start, end)[-1][2])]
+
+    return stretches
+
+
+def whenever_it_came(of):
+    return lambda self, received, sent, by, place: of(self, received, sent, by + 2 * DAY, place)
+
+
+def with_trials(of):
+    def begin(self, *args):
+        of(self, *args)
+        self.first = self.begun.start
+
+    return begin
+
+
+def never_negative(of):
+    return lambda price, quantity: of(price, abs(quantity))
+
+
+def always_unbilled(of):
+    return lambda self: (of(self)[0], False)
+
+
+def always_up(of):
+    return lambda price, quantity: of(replace(price, round_up=True), quantity)
+
+
+MISTAKES = {
+    "halves go to the even": (charging, "half_up", lambda _: half_even),
+    "the end belongs to the period": (Subscriber, "_used", with_the_end),
+    "the start does not belong to it": (Subscriber, "_used", without_the_start),
+    "the last price is for all usage": (Subscriber, "_stretches", latest_price_for_all),
+    "late usage is billed": (Subscriber, "counts", whenever_it_came),
+    "usage in a trial is billed": (Subscriber, "__init__", with_trials),
+    "corrections are added": (expecting, "charged", never_negative),
+    "every last period is lost": (Subscriber, "_end", always_unbilled),
+    "packs begun are always full": (expecting, "charged", always_up),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_histories_tell_a_mistake_from_the_right_calculation(mistake, monkeypatch, record_property):
+    """The mistakes are put into this side, where they show as in the other: each tells itself within 100 histories."""
+    owner, name, wrong = MISTAKES[mistake]
+    for seed in range(100):
+        told = story(seed)
+        stage = Stage(told).run()
+        with monkeypatch.context() as planting:
+            planting.setattr(owner, name, wrong(getattr(owner, name)))
+            found = judged(told, stage)
+        if found:
+            assert judged(told, stage) == []
+            record_property("seed", seed)
+            return
+    pytest.fail("no history tells this mistake")
 
 
 def test_a_seed_tells_the_same_history_again():

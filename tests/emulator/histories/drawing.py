@@ -9,7 +9,6 @@ from tests.emulator.histories import price_list
 from tests.emulator.histories.day_walk import DAY, boundaries, next_boundary
 from tests.emulator.histories.expecting import NEVER, Subscriber
 from tests.emulator.histories.story import (
-    GRACE,
     ONE,
     CancelNow,
     EndTrial,
@@ -29,7 +28,8 @@ from tests.emulator.histories.story import (
 )
 
 PAST, AHEAD = 35 * DAY, 300
-AROUND = (-GRACE, -61, -1, 0, 0, 1, 59, GRACE - 1, GRACE, GRACE + 1, 3 * GRACE, 2 * DAY)
+HOUR = 3600
+AROUND = (-HOUR, -61, -1, 0, 0, 1, 59, 3 * HOUR, 2 * DAY)
 """Where things happen, seen from a moment that decides."""
 
 
@@ -38,8 +38,9 @@ def story(seed: int) -> Story:
     draw = Random(seed)
     begin = _beginning(draw)
     meters = price_list.meters(draw)
-    lag = draw.choice((0, 0, 0, 60, GRACE - 1, GRACE, 5000))
-    told = Story(seed, begin, begin, lag, meters, ())
+    grace = draw.choice((HOUR, HOUR, HOUR, 60, 7321))
+    lag = draw.choice((0, 0, 0, 60, grace - 1, grace, 5000))
+    told = Story(seed, begin, begin, lag, grace, meters, ())
     main = draw.choice(price_list.INTERVALS)
     tellers = [_Teller(draw, told, who, main) for who in range(draw.choice((1, 1, 1, 2)))]
     steps: list[Step] = []
@@ -117,7 +118,7 @@ class _Teller:
         anchor = subscribe.trial_end or subscribe.anchor or subscribe.start
         for _ in range(draw.choice((1, 2, 3))):
             at = next_boundary(anchor, *self.main, at)
-        return at + draw.choice((-1, 0, GRACE - 1, GRACE, 2 * GRACE, 2 * DAY))
+        return at + draw.choice((-1, 0, self.told.grace - 1, self.told.grace, 2 * HOUR, 2 * DAY))
 
     def _life(self) -> Subscriber:
         steps = tuple(sorted(self.steps, key=lambda step: step.at))
@@ -153,7 +154,7 @@ class _Teller:
                     if price.meter is None
                 )
                 if any(price.meter is None for price in subscribe.prices)
-                else self.end + GRACE
+                else self.end + HOUR
             )
             if latest - at < 2:
                 return NEVER
@@ -171,7 +172,7 @@ class _Teller:
             moment
             for price in self.subscribe.prices
             for moment in boundaries(
-                life.anchor, price.interval, price.count, life.first, self.end + 2 * GRACE
+                life.anchor, price.interval, price.count, life.first, self.end + 3 * HOUR
             )
         } | {life.first}
 
@@ -198,7 +199,7 @@ class _Teller:
         found |= {step.at for step in self.steps}
         if life.ends_at < NEVER:
             found.add(life.ends_at)
-        return sorted(moment for moment in found if moment <= self.end + 2 * GRACE)
+        return sorted(moment for moment in found if moment <= self.end + 3 * HOUR)
 
     def _near(self) -> int:
         """Return a moment of the story at which the clock can be."""
@@ -206,7 +207,8 @@ class _Teller:
         low, high = self.told.begin, self.end
         if draw.random() < 0.4:
             return draw.randrange(low, high + 1)
-        return min(max(draw.choice(self.moments) + draw.choice(AROUND), low), high)
+        final = draw.choice((0, 0, self.told.grace))
+        return min(max(draw.choice(self.moments) + final + draw.choice(AROUND), low), high)
 
     def _usage(self) -> None:
         draw = self.draw
@@ -218,13 +220,13 @@ class _Teller:
             if close and draw.random() < 0.6:
                 timestamp = draw.choice(close) + draw.choice((-1, -1, 0, 0, 1, -40, -7000))
             elif draw.random() < 0.6:
-                timestamp = at - draw.choice((1, 60, GRACE, DAY, draw.randrange(PAST)))
+                timestamp = at - draw.choice((1, 60, HOUR, DAY, draw.randrange(PAST)))
             timestamp = min(max(timestamp, low), high)
             meter = draw.choice(self.told.meters)
             name = f"e{self.who}.{number}"
             self.steps.append(Send(at, self.who, name, meter, self._value(), timestamp))
             if not self.told.lag and draw.random() < 0.1:
-                later = at + draw.choice((0, 1, 600, GRACE, DAY - 1))
+                later = at + draw.choice((0, 1, 600, HOUR, DAY - 1))
                 if later <= self.end:
                     self.steps.append(Void(later, self.who, name, meter))
 

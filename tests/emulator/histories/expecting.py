@@ -8,7 +8,6 @@ from typing import TypeVar
 from tests.emulator.histories.charging import charged
 from tests.emulator.histories.day_walk import boundaries, next_boundary
 from tests.emulator.histories.story import (
-    GRACE,
     ONE,
     CancelNow,
     EndTrial,
@@ -56,7 +55,7 @@ class Subscriber:
     """One customer of a story, as far as its steps before `before` tell."""
 
     def __init__(self, story: Story, who: int, before: int = NEVER) -> None:
-        self.lag = story.lag
+        self.lag, self.grace = story.lag, story.grace
         self.steps = [(place, step) for place, step in story.of(who) if place < before]
         [self.begun] = self._every(Subscribe) or [None]
         if self.begun is None:
@@ -123,7 +122,7 @@ class Subscriber:
             if moment == self.ends_at and not self.bills_the_end:
                 continue
             place = self.cancelled_at_place if moment == self.ends_at else NEVER
-            final_at = moment + GRACE if place == NEVER else moment
+            final_at = moment + self.grace if place == NEVER else moment
             counted_by = final_at if final_at <= as_of else moment
             found.append(Bill(moment, final_at, self._lines_at(moment, counted_by, place)))
         return [bill for bill in found if bill.lines and bill.at <= as_of]
@@ -136,7 +135,7 @@ class Subscriber:
         if moment >= self.ends_at or moment > as_of:
             return Bill(moment, None, ())
         by_hand = any(step.at == moment for step in self._every(EndTrial))
-        return Bill(moment, None if by_hand else moment + GRACE, self._ahead(moment, moment))
+        return Bill(moment, None if by_hand else moment + self.grace, self._ahead(moment, moment))
 
     def _lines_at(self, moment: int, counted_by: int, place: int) -> tuple[Line, ...]:
         lines = list(self._ahead(moment, moment)) if moment < self.ends_at else []

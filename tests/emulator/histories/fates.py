@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from tests.emulator.histories.day_walk import next_boundary
 from tests.emulator.histories.expecting import NEVER, Bill, Subscriber
-from tests.emulator.histories.story import GRACE, Send, Story, Void
+from tests.emulator.histories.story import Send, Story, Void
 
 
 class Fate(StrEnum):
@@ -29,10 +29,10 @@ def fate(life: Subscriber, item: int, place: int, sent: Send, now: int) -> Fate:
         return _outside(life, sent.timestamp)
     price = life.begun.prices[item]
     ends = next_boundary(life.anchor, price.interval, price.count, sent.timestamp)
-    closes, before = ends + GRACE, NEVER
+    closes, before = ends + life.grace, NEVER
     if ends >= life.ends_at:
         ends, before = life.ends_at, life.cancelled_at_place
-        closes = ends + GRACE if before == NEVER else ends
+        closes = ends + life.grace if before == NEVER else ends
         if not life.bills_the_end:
             return Fate.LOST
     if closes > now:

@@ -19,6 +19,11 @@ def differences(seed: int) -> list[str]:
         stage = Stage(told).run()
     except Refused as refusal:
         return [str(refusal)]
+    return judged(told, stage)
+
+
+def judged(told: Story, stage: Stage) -> list[str]:
+    """Return what differs on a stage that the story was told to."""
     found = []
     for place, step in enumerate(told.steps):
         if isinstance(step, Preview):
@@ -87,7 +92,7 @@ def _free_until(told: Story, who: int) -> int:
 
 def _without_trial(lines: tuple[Line, ...], free: int) -> tuple[Line, ...]:
     """Leave out what an invoice says about a trial, as long as it costs nothing (whether it says so is not stated)."""
-    return tuple(line for line in lines if line.amount or line.end > free)
+    return tuple(line for line in lines if line.amount or line.start >= free)
 
 
 def _at(moment: int) -> str:

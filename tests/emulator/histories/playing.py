@@ -46,7 +46,9 @@ class Stage:
         self.story = story
         self.emulator = Emulator(now=lambda: story.begin, seed=story.seed)
         self.emulator.clock.freeze(story.begin)
-        self.emulator.settings.change(cycle_invoices=True, settle_lag_seconds=story.lag)
+        self.emulator.settings.change(
+            settle_lag_seconds=story.lag, finalization_delay_seconds=story.grace
+        )
         self.seen: dict[int, Any] = {}
         self.subscriptions: dict[int, Any] = {}
         self.meters = {

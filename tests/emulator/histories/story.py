@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 ONE = 10**12
-GRACE = 3600
-"""Seconds between a period's end and the finalization of its invoice."""
 
 
 def spoken(value: int) -> str:
@@ -131,6 +129,9 @@ class Story:
     begin: int
     end: int
     lag: int
+    """Seconds between an event's receipt and its counting."""
+    grace: int
+    """Seconds between a period's end and the finalization of its invoice."""
     meters: tuple[Meter, ...]
     prices: tuple[Price, ...]
     steps: tuple[Step, ...] = field(default=())
