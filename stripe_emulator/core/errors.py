@@ -14,6 +14,7 @@ class ApiError(Exception):
         type: str = "invalid_request_error",  # noqa: A002  Stripe's word
         code: str | None = None,
         param: str | None = None,
+        decline_code: str | None = None,
         headers: Mapping[str, str] | None = None,
         started: bool = True,
     ) -> None:
@@ -23,6 +24,7 @@ class ApiError(Exception):
         self.type = type
         self.code = code
         self.param = param
+        self.decline_code = decline_code
         self.headers = dict(headers or {})
         self.started = started
         """False for refusals before the endpoint ran: idempotency does not store them."""
@@ -40,6 +42,8 @@ class ApiError(Exception):
             error["code"] = self.type
         if self.param is not None and not v2:
             error["param"] = self.param
+        if self.decline_code is not None:
+            error["decline_code"] = self.decline_code
         return {"error": error}
 
 

@@ -23,9 +23,12 @@ from stripe_emulator.core import (
     webhook_endpoints,
 )
 from stripe_emulator.core.billing import (
-    invoices,
+    cancellations,
+    invoice_calls,
+    previews,
     subscription_changes,
     subscription_params,
+    subscription_pauses,
     subscriptions,
 )
 from stripe_emulator.core.call import Answer, Call
@@ -97,12 +100,32 @@ ROUTES: Sequence[Route] = (
     Route(
         "POST", "/v1/subscriptions/{id}", subscription_changes.update, subscription_params.UPDATE
     ),
+    Route("DELETE", "/v1/subscriptions/{id}", cancellations.cancel, subscription_params.CANCEL),
     Route(
-        "DELETE", "/v1/subscriptions/{id}", subscription_changes.cancel, subscription_params.CANCEL
+        "POST", "/v1/subscriptions/{id}/pause", subscription_pauses.pause, subscription_pauses.PAUSE
     ),
-    Route("GET", "/v1/invoices", invoices.list_all, invoices.LIST),
-    Route("GET", "/v1/invoices/{id}", invoices.retrieve, ONLY_EXPAND),
-    Route("POST", "/v1/invoices/{id}/pay", invoices.pay, invoices.PAY),
+    Route(
+        "POST",
+        "/v1/subscriptions/{id}/resume",
+        subscription_pauses.resume,
+        subscription_pauses.RESUME,
+    ),
+    Route(
+        "POST",
+        "/v1/subscriptions/{id}/migrate",
+        subscription_pauses.migrate,
+        subscription_pauses.MIGRATE,
+    ),
+    Route(
+        "DELETE",
+        "/v1/subscriptions/{id}/discount",
+        subscription_pauses.delete_discount,
+        NO_PARAMETERS,
+    ),
+    Route("POST", "/v1/invoices/create_preview", previews.create, previews.CREATE),
+    Route("GET", "/v1/invoices", invoice_calls.list_all, invoice_calls.LIST),
+    Route("GET", "/v1/invoices/{id}", invoice_calls.retrieve, ONLY_EXPAND),
+    Route("POST", "/v1/invoices/{id}/pay", invoice_calls.pay, invoice_calls.PAY),
     Route("GET", "/v1/events", event_reads.list_all, event_reads.LIST),
     Route("GET", "/v1/events/{id}", event_reads.retrieve, ONLY_EXPAND),
     Route("POST", "/v1/webhook_endpoints", webhook_endpoints.create, webhook_endpoints.CREATE),

@@ -49,6 +49,12 @@ class World:
     """Meters by event name and mode: every event looks here."""
     subscriptions: Collection = field(default_factory=lambda: Collection("subscription"))
     invoices: Collection = field(default_factory=lambda: Collection("invoice"))
+    invoice_items: Collection = field(default_factory=lambda: Collection("invoiceitem"))
+    credit_notes: Collection = field(default_factory=lambda: Collection("credit note"))
+    credit_grants: Collection = field(default_factory=lambda: Collection("credit grant"))
+    credit_transactions: Collection = field(
+        default_factory=lambda: Collection("credit balance transaction")
+    )
     setup_intents: Collection = field(default_factory=lambda: Collection("setupintent"))
     alerts: Collection = field(default_factory=lambda: Collection("billing alert"))
     test_clocks: Collection = field(default_factory=lambda: Collection("testclock"))
@@ -88,6 +94,10 @@ class World:
         clock = self.test_clocks.find(clock_id)
         return int(clock["frozen_time"]) if clock else self.clock.second()
 
+    def second_for(self, customer: Object | None) -> int:
+        """Return the second things happen in for this customer, due work included."""
+        return self.now_for(customer) if self.moment is None else self.moment
+
     def agenda_for(self, customer: Object) -> Agenda:
         """Return the agenda of the time line this customer lives on."""
         clock_id = customer.get("test_clock")
@@ -116,5 +126,7 @@ _EXPANDABLE = {
     "pending_setup_intent": "setup_intents",
     "test_clock": "test_clocks",
     "meter": "meters",
+    "credit_balance_transaction": "credit_transactions",
+    "credit_grant": "credit_grants",
 }
 EXPANDABLE_FIELDS = frozenset(_EXPANDABLE)
