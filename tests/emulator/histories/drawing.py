@@ -96,7 +96,7 @@ class _Teller:
         kind = draw.choice(("plain", "plain", "anchor", "anchor", "backdated", "trial"))
         prices, quantities = [], []
         for number in range(draw.choice((1, 1, 2, 3))):
-            is_licensed = kind in {"plain", "trial"} and draw.random() < 0.3
+            is_licensed = kind != "anchor" and draw.random() < 0.3
             interval, count = self.main
             if number and draw.random() < 0.3:
                 interval, count = draw.choice(price_list.beside(*self.main))
@@ -105,7 +105,9 @@ class _Teller:
             quantities.append(draw.choice((0, 1, 2, 3, 12)) if is_licensed else None)
         nearest = min(next_boundary(at, each.interval, each.count, at) for each in prices)
         anchor = at + draw.randrange(1, nearest - at) if kind == "anchor" else None
-        start = at - draw.randrange(1, min(nearest - at, 30 * DAY)) if kind == "backdated" else at
+        start = at
+        if kind == "backdated":
+            start -= draw.randrange(1, min((nearest - at) * draw.choice((1, 3)), 40 * DAY))
         trial_end = None
         if kind == "trial":
             trial_end = at + draw.choice((DAY, 7 * DAY, 30 * DAY, draw.randrange(60, 40 * DAY)))
@@ -167,14 +169,14 @@ class _Teller:
         return self._life().ends_at
 
     def _dues(self) -> set[int]:
-        life = self._life()
+        life, subscribe = self._life(), self.subscribe
         return {
             moment
-            for price in self.subscribe.prices
+            for price in subscribe.prices
             for moment in boundaries(
-                life.anchor, price.interval, price.count, life.first, self.end + 3 * HOUR
+                life.anchor, price.interval, price.count, subscribe.start, self.end + 3 * HOUR
             )
-        } | {life.first}
+        } | {life.trial_end or subscribe.start}
 
     def _changes(self, ends_at: int) -> None:
         draw, subscribe = self.draw, self.subscribe

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeVar
 
 from tests.emulator.histories.charging import charged
@@ -64,10 +65,9 @@ class Subscriber:
         for step in self._every(EndTrial):
             self.trial_end = step.at
         self.anchor = self.trial_end or self.begun.anchor or self.begun.start
-        self.first = self.trial_end or self.begun.start
-        """Where the first period that costs anything begins."""
         self.cancelled_at_place = NEVER
         self.ends_at, self.bills_the_end = self._end()
+        self.at_once = [self._billed_at_once(item) for item in range(len(self.begun.prices))]
 
     def _every(self, kind: type[S]) -> list[S]:
         return [step for _, step in self.steps if isinstance(step, kind)]
@@ -95,11 +95,36 @@ class Subscriber:
             for price in self.begun.prices
         )
 
+    def _starts_before(self, item: int) -> list[int]:
+        """Return where the item's periods began until the subscription was made: it can be backdated."""
+        price, begun = self.begun.prices[item], self.begun
+        cuts = boundaries(self.anchor, price.interval, price.count, begun.start, begun.at)
+        return [begun.start, *cuts]
+
+    def _billed_at_once(self, item: int) -> list[Line]:
+        """Return the lines of usage from before the subscription was made; without any usage there are none."""
+        if self.begun.prices[item].meter is None or self.trial_end is not None:
+            return []
+        [place] = [place for place, step in self.steps if step is self.begun]
+        lines = [
+            line
+            for start, end in pairwise([*self._starts_before(item), self.begun.at])
+            if start < end
+            for line in self._usage(item, start, end, self.begun.at, place)
+        ]
+        return lines if any(line.quantity for line in lines) else []
+
+    def first(self, item: int) -> int:
+        """Return where the item's first period begins that costs anything and is not billed at once."""
+        if self.trial_end is not None:
+            return self.trial_end
+        return self.begun.at if self.at_once[item] else self._starts_before(item)[-1]
+
     def periods(self, item: int, until: int) -> list[tuple[int, int]]:
         """Return the item's periods that have begun before `until`; the last may be cut by the subscription's end."""
-        price = self.begun.prices[item]
-        cuts = boundaries(self.anchor, price.interval, price.count, self.first, until)
-        starts = [self.first, *cuts]
+        price, first = self.begun.prices[item], self.first(item)
+        cuts = boundaries(self.anchor, price.interval, price.count, first, until)
+        starts = [first, *cuts]
         ends = [*cuts, next_boundary(self.anchor, price.interval, price.count, starts[-1])]
         return [
             (start, min(end, self.ends_at))
@@ -128,7 +153,12 @@ class Subscriber:
         return [bill for bill in found if bill.lines and bill.at <= as_of]
 
     def _first_bill(self) -> Bill:
-        return Bill(self.begun.at, self.begun.at, self._ahead(self.first, self.begun.at))
+        lines = [line for lines in self.at_once for line in lines]
+        for item, price in enumerate(self.begun.prices):
+            if price.meter is None:
+                for start in self._starts_before(item):
+                    lines += self._fee(item, start, self.begun.at)
+        return Bill(self.begun.at, self.begun.at, tuple(sorted(lines)))
 
     def _after_trial(self, as_of: int) -> Bill:
         moment = self.trial_end
@@ -150,27 +180,25 @@ class Subscriber:
         """Return the fees of the licensed items whose period begins at `moment`."""
         lines = []
         for item, price in enumerate(self.begun.prices):
-            if price.meter is not None:
-                continue
-            quantity = self.begun.quantities[item] or 0
-            for step in self._every(Requantify):
-                if step.item == item and step.at < decided_at:
-                    quantity = step.quantity
-            for start, end in self._whole_periods(item, moment):
-                if start == moment:
-                    lines += [
-                        Line(item, start, end, price.name, billed, amount)
-                        for billed, amount in charged(price, quantity * ONE)
-                    ]
+            first = self.trial_end or self.begun.start
+            if price.meter is None and (
+                moment == first
+                or moment in boundaries(self.anchor, price.interval, price.count, first, moment)
+            ):
+                lines += self._fee(item, moment, decided_at)
         return tuple(sorted(lines))
 
-    def _whole_periods(self, item: int, moment: int) -> list[tuple[int, int]]:
+    def _fee(self, item: int, start: int, decided_at: int) -> list[Line]:
         price = self.begun.prices[item]
-        if moment != self.first and moment not in boundaries(
-            self.anchor, price.interval, price.count, self.first, moment
-        ):
-            return []
-        return [(moment, next_boundary(self.anchor, price.interval, price.count, moment))]
+        quantity = self.begun.quantities[item] or 0
+        for step in self._every(Requantify):
+            if step.item == item and step.at < decided_at:
+                quantity = step.quantity
+        end = next_boundary(self.anchor, price.interval, price.count, start)
+        return [
+            Line(item, start, end, price.name, billed, amount)
+            for billed, amount in charged(price, quantity * ONE)
+        ]
 
     def _usage(self, item: int, start: int, end: int, counted_by: int, place: int) -> list[Line]:
         lines = []

@@ -25,8 +25,8 @@ class Fate(StrEnum):
 
 def fate(life: Subscriber, item: int, place: int, sent: Send, now: int) -> Fate:
     """Return what has become by `now` of an event that this item's meter counts."""
-    if not life.first <= sent.timestamp < life.ends_at:
-        return _outside(life, sent.timestamp)
+    if not life.first(item) <= sent.timestamp < life.ends_at:
+        return _outside(life, item, place, sent)
     price = life.begun.prices[item]
     ends = next_boundary(life.anchor, price.interval, price.count, sent.timestamp)
     closes, before = ends + life.grace, NEVER
@@ -46,10 +46,23 @@ def fate(life: Subscriber, item: int, place: int, sent: Send, now: int) -> Fate:
     return Fate.BILLED
 
 
-def _outside(life: Subscriber, timestamp: int) -> Fate:
-    if timestamp >= life.ends_at:
+def _outside(life: Subscriber, item: int, place: int, sent: Send) -> Fate:
+    """Return what became of an event that no running period has: backdated ones are billed when they are made."""
+    begun = life.begun
+    if sent.timestamp >= life.ends_at:
         return Fate.AFTER
-    return Fate.FREE if life.trial_end and timestamp >= life.begun.at else Fate.BEFORE
+    if life.trial_end is not None and sent.timestamp >= begun.at:
+        return Fate.FREE
+    if life.trial_end is not None or sent.timestamp < begun.start:
+        return Fate.BEFORE
+    [subscribed] = [other for other, step in life.steps if step is begun]
+    if not life.counts(sent.at, place, begun.at, subscribed):
+        return Fate.LATE
+    for other, step in life.steps:
+        is_taken_back = isinstance(step, Void) and step.name == sent.name
+        if is_taken_back and life.counts(step.at, other, begun.at, subscribed):
+            return Fate.VOIDED
+    return Fate.BILLED if life.at_once[item] else Fate.BEFORE
 
 
 def unaccounted(told: Story, who: int, seen: list[Bill]) -> list[str]:

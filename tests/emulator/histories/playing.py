@@ -234,6 +234,8 @@ class Stage:
         return Bill(invoice["created"], final_at, lines)
 
     def _lines(self, who: int, invoice: Any) -> tuple[Line, ...]:
+        if invoice["lines"]["has_more"]:
+            raise AssertionError("not all lines are shown")
         ids = [item["id"] for item in self.subscriptions[who]["items"]["data"]]
         return tuple(
             sorted(
