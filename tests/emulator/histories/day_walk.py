@@ -29,25 +29,20 @@ DAYS = _days()
 @cache
 def boundaries(anchor: int, interval: str, count: int, after: int, until: int) -> tuple[int, ...]:
     """Return the moments in (after, until] at which a period of this anchor ends and the next begins."""
-    return tuple(each for each in _walk(anchor, interval, count, after) if each <= until)
+    return tuple(_walk(anchor, interval, count, after, until))
 
 
 def next_boundary(anchor: int, interval: str, count: int, after: int) -> int:
     """Return the first such moment after `after`."""
-    for each in _walk(anchor, interval, count, after):
-        if each > after:
-            return each
-    raise AssertionError("no period lasts that long")
+    return next(_walk(anchor, interval, count, after, len(DAYS) * DAY))
 
 
-def _walk(anchor: int, interval: str, count: int, after: int) -> Iterator[int]:
+def _walk(anchor: int, interval: str, count: int, after: int, until: int) -> Iterator[int]:
     anchor_day, second = divmod(anchor, DAY)
     month, day_of_month, _ = DAYS[anchor_day]
-    longest = count * {"day": 1, "week": 7, "month": 31, "year": 366}[interval]
-    # The caller's end stops it; an end that lies centuries ahead would only waste days.
-    for day in range(after // DAY, min(after // DAY + 30 * longest + 2, len(DAYS))):
+    for day in range(after // DAY, until // DAY + 1):
         moment = day * DAY + second
-        if moment <= after:
+        if not after < moment <= until:
             continue
         if interval in _DAYS_IN:
             if (day - anchor_day) % (_DAYS_IN[interval] * count) == 0:

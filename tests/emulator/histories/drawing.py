@@ -108,6 +108,8 @@ class _Teller:
         start = at
         if kind == "backdated":
             start -= draw.randrange(1, min((nearest - at) * draw.choice((1, 3)), 40 * DAY))
+            # Of usage from before, the emulator keeps whole minutes: its books are made for traffic.
+            start -= start % 60
         trial_end = None
         if kind == "trial":
             trial_end = at + draw.choice((DAY, 7 * DAY, 30 * DAY, draw.randrange(60, 40 * DAY)))
@@ -241,6 +243,8 @@ class _Teller:
             value = draw.randrange(1, 10**8) * ONE // 10 ** draw.choice((1, 2, 3, 6))
         elif size < 0.8:
             value = draw.randrange(10**14, 10**15) * ONE // 10 ** draw.choice((0, 3, 12))
+        elif size < 0.84:
+            value = draw.choice((1, ONE - 1, 999_999_999_999_999 * ONE))
         else:
             value = draw.randrange(1, 3000) * ONE
         return -value if draw.random() < 0.12 else value
