@@ -36,8 +36,9 @@ def create(call: Call) -> Answer:
         )
     subscription, prices = composed(call, customer, asked_items)
     set_cancel_at(world, subscription, call.params)
-    keep_apart(world, subscription)
     begin(call, subscription, customer, prices)
+    # Only now it is known since when usage is not billed yet: of a start in the past, perhaps since now.
+    keep_apart(world, subscription)
     plan(world, subscription)
     return subscription
 
