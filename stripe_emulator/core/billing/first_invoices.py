@@ -3,6 +3,8 @@
 An invoice to pay now, or none and perhaps a card to collect.
 """
 
+from decimal import Decimal
+
 from stripe_emulator.core import events
 from stripe_emulator.core.billing import invoice_payments, invoices, payments
 from stripe_emulator.core.billing.cycle_invoices import licensed_line, waiting
@@ -138,7 +140,7 @@ def _usage_since_start(world: World, subscription: Object, item: Object) -> list
         for each in _elapsed(world, subscription, item)
         for made in usage_lines(world, subscription, each)
     ]
-    if not any(each["amount"] or each["quantity"] for each in past + running):
+    if not any(Decimal(each["quantity_decimal"]) for each in past + running):
         return []
     item["_since"] = now
     return past + running
