@@ -143,8 +143,10 @@ class _Teller:
         # An end planned in a trial, and by hand in its last second, are stories of their own.
         if way == "never" or at in self._dues():
             return NEVER
-        if life.trial_end is not None and subscribe.at < at <= life.trial_end:
-            way = "now" if way in {"now", "moment"} else "never"
+        if life.trial_end is not None and at < life.trial_end:
+            if any(isinstance(step, EndTrial) for step in self.steps):
+                return NEVER
+            way = {"undo": "period end"}.get(way, way)
         if way == "now":
             self.steps.append(CancelNow(at, self.who, draw.random() < 0.6))
             return at

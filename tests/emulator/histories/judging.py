@@ -8,7 +8,7 @@ from typing import Any
 from tests.emulator.histories.drawing import story
 from tests.emulator.histories.expecting import Bill, Line, Subscriber
 from tests.emulator.histories.fates import unaccounted
-from tests.emulator.histories.playing import Refused, Stage
+from tests.emulator.histories.playing import Refused, Stage, WrongShape
 from tests.emulator.histories.story import Look, Preview, Story, spoken
 
 
@@ -17,9 +17,9 @@ def differences(seed: int) -> list[str]:
     told = story(seed)
     try:
         stage = Stage(told).run()
-    except Refused as refusal:
-        return [str(refusal)]
-    return judged(told, stage)
+        return judged(told, stage)
+    except (Refused, WrongShape) as error:
+        return [str(error)]
 
 
 def judged(told: Story, stage: Stage) -> list[str]:
@@ -27,14 +27,14 @@ def judged(told: Story, stage: Stage) -> list[str]:
     found = []
     for place, step in enumerate(told.steps):
         if isinstance(step, Preview):
-            expected = Subscriber(told, step.who, place).preview(step.at, place)
-            found += _preview_differs(step, expected, stage.seen[place], told)
+            life = Subscriber(told, step.who, place)
+            found += _preview_differs(life, step, place, stage.seen[place])
         if isinstance(step, Look):
-            due = Subscriber(told, step.who, place).bills(step.at)
-            found += _bills_differ(f"look {_at(step.at)}", due, stage.seen[place], told, step.who)
+            life = Subscriber(told, step.who, place)
+            found += _bills_differ(life, step.at, stage.seen[place])
     for who in range(len(stage.customers)):
         seen = stage.bills(who)
-        found += _bills_differ("end", Subscriber(told, who).bills(told.end), seen, told, who)
+        found += _bills_differ(Subscriber(told, who), told.end, seen)
         found += unaccounted(told, who, seen)
     return found
 
@@ -54,44 +54,41 @@ def report(seed: int, found: list[str]) -> str:
 
 
 def _preview_differs(
-    step: Preview, expected: tuple[Line, ...] | None, seen: tuple[Line, ...] | None, told: Story
+    life: Subscriber, step: Preview, place: int, seen: tuple[Line, ...] | None
 ) -> list[str]:
-    free = _free_until(told, step.who)
+    expected = life.preview(step.at, place)
     if seen is not None:
-        seen = _without_trial(seen, free)
+        seen = _without_trial(life, seen)
     if expected == seen:
         return []
-    return [f"preview {_at(step.at)}: expected {_lines(expected)}, got {_lines(seen)}"]
+    return [f"preview of {_at(step.at)}: expected {_lines(expected)}, got {_lines(seen)}"]
 
 
-def _bills_differ(
-    what: str, expected: list[Bill], seen: list[Bill], told: Story, who: int
-) -> list[str]:
-    free = _free_until(told, who)
-    now = [Bill(each.at, each.final_at, _without_trial(each.lines, free)) for each in seen]
-    now = [each for each in now if each.lines]
-    found = []
-    if [each.at for each in expected] != [each.at for each in now]:
-        found.append(
-            f"{what}: invoices expected at {[_at(b.at) for b in expected]}, got {[_at(b.at) for b in now]}"
-        )
-    made = {each.at: each for each in now}
+def _bills_differ(life: Subscriber, now: int, seen: list[Bill]) -> list[str]:
+    found, expected = [], life.bills(now)
+    made = [Bill(each.at, each.final_at, _without_trial(life, each.lines)) for each in seen]
+    made = [each for each in made if each.lines]
+    due, there = ([_at(each.at) for each in bills] for bills in (expected, made))
+    if due != there:
+        found.append(f"by {_at(now)}: invoices expected of {due}, got {there}")
+    by_moment = {each.at: each for each in made}
     for bill in expected:
-        other = made.get(bill.at)
-        if other is not None and bill.lines != other.lines:
-            found.append(
-                f"{what}: invoice of {_at(bill.at)}: expected {_lines(bill.lines)}, got {_lines(other.lines)}"
-            )
+        other = by_moment.get(bill.at)
+        what = f"by {_at(now)}: invoice of {_at(bill.at)}: expected"
+        if other is None:
+            continue
+        if bill.lines != other.lines:
+            found.append(f"{what} {_lines(bill.lines)}, got {_lines(other.lines)}")
+        if bill.final_at is not None and other.final_at != (
+            bill.final_at if bill.final_at <= now else None
+        ):
+            found.append(f"{what} final from {bill.final_at}, got {other.final_at}")
     return found
 
 
-def _free_until(told: Story, who: int) -> int:
-    life = Subscriber(told, who)
-    return life.trial_end or 0
-
-
-def _without_trial(lines: tuple[Line, ...], free: int) -> tuple[Line, ...]:
-    """Leave out what an invoice says about a trial, as long as it costs nothing (whether it says so is not stated)."""
+def _without_trial(life: Subscriber, lines: tuple[Line, ...]) -> tuple[Line, ...]:
+    """Leave out what an invoice says about a trial, as long as it costs nothing: that it says so is not stated."""
+    free = life.trial_end or 0
     return tuple(line for line in lines if line.amount or line.start >= free)
 
 

@@ -39,6 +39,10 @@ class Refused(AssertionError):
     """The emulator refused a step of a story, none of which is wrong."""
 
 
+class WrongShape(AssertionError):
+    """An invoice contradicts itself."""
+
+
 class Stage:
     """An emulator that a story is told to; `seen` holds what was asked on the way, by the step's place."""
 
@@ -228,28 +232,31 @@ class Stage:
 
     def _bill(self, who: int, invoice: Any) -> Bill:
         final_at = invoice["status_transitions"]["finalized_at"]
-        lines = self._lines(who, invoice)
-        if invoice["total"] != sum(line.amount for line in lines):
-            raise AssertionError(f"the total is {invoice['total']}, the lines are {lines}")
-        return Bill(invoice["created"], final_at, lines)
+        if invoice["status"] != ("draft" if final_at is None else "paid"):
+            raise WrongShape(f"finalized at {final_at} and {invoice['status']}")
+        return Bill(invoice["created"], final_at, self._lines(who, invoice))
 
     def _lines(self, who: int, invoice: Any) -> tuple[Line, ...]:
         if invoice["lines"]["has_more"]:
-            raise AssertionError("not all lines are shown")
+            raise WrongShape("not all lines are shown")
         ids = [item["id"] for item in self.subscriptions[who]["items"]["data"]]
-        return tuple(
-            sorted(
-                Line(
-                    ids.index(line["parent"]["subscription_item_details"]["subscription_item"]),
-                    line["period"]["start"],
-                    line["period"]["end"],
-                    self.names[line["pricing"]["price_details"]["price"]],
-                    int(Decimal(line["quantity_decimal"]) * ONE),
-                    line["amount"],
-                )
-                for line in invoice["lines"]["data"]
+        lines = [
+            Line(
+                ids.index(line["parent"]["subscription_item_details"]["subscription_item"]),
+                line["period"]["start"],
+                line["period"]["end"],
+                self.names[line["pricing"]["price_details"]["price"]],
+                int(Decimal(line["quantity_decimal"]) * ONE),
+                line["amount"],
             )
-        )
+            for line in invoice["lines"]["data"]
+        ]
+        if invoice["total"] != sum(line.amount for line in lines):
+            raise WrongShape(f"the total is {invoice['total']}, the lines are {lines}")
+        for line in invoice["lines"]["data"]:
+            if line["quantity"] != int(Decimal(line["quantity_decimal"])):
+                raise WrongShape(f"{line['quantity']} is not {line['quantity_decimal']} cut short")
+        return tuple(sorted(lines))
 
 
 def _amount(name: str, value: int | None) -> dict[str, str]:
