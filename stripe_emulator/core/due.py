@@ -5,6 +5,7 @@ from collections.abc import Callable
 from stripe_emulator.core import error_reports, test_clocks
 from stripe_emulator.core.agenda import Agenda
 from stripe_emulator.core.billing import (
+    credit_grants,
     cycle_invoices,
     finalization,
     payments,
@@ -65,6 +66,7 @@ _OF_CUSTOMERS: dict[str, tuple[str, Callable[[World, str, int], None]]] = {
     subscription_agenda.AGENDA_KIND: ("subscriptions", subscription_life.fall_due),
     finalization.AGENDA_KIND: ("invoices", _finalize),
     payments.AGENDA_KIND: ("invoices", _pay),
+    credit_grants.AGENDA_KIND: ("credit_grants", credit_grants.fall_due),
 }
 """What lives on a customer's time line, by kind: where it is kept, and what time does to it."""
 

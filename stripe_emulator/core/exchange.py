@@ -17,7 +17,8 @@ from stripe_emulator.core.params import parse
 from stripe_emulator.core.parts import Parts
 from stripe_emulator.core.reading import cost_of, raw_params
 from stripe_emulator.core.records import IdempotencyRecord
-from stripe_emulator.core.routing import STREAM_PATH, Route, find_route
+from stripe_emulator.core.route import Route
+from stripe_emulator.core.routing import STREAM_PATH, find_route
 from stripe_emulator.core.sessions import caller_of_token
 from stripe_emulator.core.wire import Fate, Reply, Request
 from stripe_emulator.core.world import Cause, World

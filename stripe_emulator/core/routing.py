@@ -1,9 +1,7 @@
 """Which function answers which URL, and how its parameters travel."""
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
 
 from stripe_emulator.core import (
     adjustments,
@@ -24,41 +22,19 @@ from stripe_emulator.core import (
 )
 from stripe_emulator.core.billing import (
     cancellations,
-    invoice_calls,
+    invoice_routes,
     previews,
     subscription_changes,
     subscription_params,
     subscription_pauses,
     subscriptions,
 )
-from stripe_emulator.core.call import Answer, Call
-from stripe_emulator.core.params import EXPAND, NO_PARAMETERS, Hash
+from stripe_emulator.core.params import NO_PARAMETERS
+from stripe_emulator.core.route import ONLY_EXPAND, Route
 
 STREAM_PATH = "/v2/billing/meter_event_stream"
 STREAM_HOST = "meter-events.stripe.com"
 API_HOST = "api.stripe.com"
-ONLY_EXPAND = Hash({"expand": EXPAND})
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """One operation."""
-
-    method: Literal["GET", "POST", "DELETE"]
-    path: str
-    answer: Callable[[Call], Answer]
-    takes: Hash
-    meter_event: bool = False
-    """Whether one call at a time is allowed for a customer and meter."""
-
-    @property
-    def v2(self) -> bool:
-        return self.path.startswith("/v2/")
-
-    @property
-    def listed(self) -> bool:
-        """Whether the answer is a page, in which paths of `expand` begin with `data`."""
-        return "limit" in self.takes.fields
 
 
 ROUTES: Sequence[Route] = (
@@ -96,6 +72,7 @@ ROUTES: Sequence[Route] = (
     Route("POST", "/v1/prices/{id}", prices.update, price_params.UPDATE),
     Route("POST", "/v1/subscriptions", subscriptions.create, subscription_params.CREATE),
     Route("GET", "/v1/subscriptions", subscriptions.list_all, subscription_params.LIST),
+    Route("GET", "/v1/subscriptions/search", search.subscriptions, search.SEARCH),
     Route("GET", "/v1/subscriptions/{id}", subscriptions.retrieve, ONLY_EXPAND),
     Route(
         "POST", "/v1/subscriptions/{id}", subscription_changes.update, subscription_params.UPDATE
@@ -123,9 +100,7 @@ ROUTES: Sequence[Route] = (
         NO_PARAMETERS,
     ),
     Route("POST", "/v1/invoices/create_preview", previews.create, previews.CREATE),
-    Route("GET", "/v1/invoices", invoice_calls.list_all, invoice_calls.LIST),
-    Route("GET", "/v1/invoices/{id}", invoice_calls.retrieve, ONLY_EXPAND),
-    Route("POST", "/v1/invoices/{id}/pay", invoice_calls.pay, invoice_calls.PAY),
+    *invoice_routes.ROUTES,
     Route("GET", "/v1/events", event_reads.list_all, event_reads.LIST),
     Route("GET", "/v1/events/{id}", event_reads.retrieve, ONLY_EXPAND),
     Route("POST", "/v1/webhook_endpoints", webhook_endpoints.create, webhook_endpoints.CREATE),

@@ -372,7 +372,6 @@ def period_end(shop: Shop) -> Told:
 def _subscribed(shop: Shop, begin: datetime) -> Customer:
     """Subscribe the customer at `begin`, with invoices at the end of each month."""
     shop.now = begin
-    shop.emulator.settings.change(cycle_invoices=True)
     acme, meter = Customer.objects.get(), Meter.objects.get()
     product = stripe().v1.products.create({"name": "tokens"})
     price = stripe().v1.prices.create(

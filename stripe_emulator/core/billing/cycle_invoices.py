@@ -49,14 +49,7 @@ def licensed_line(world: World, subscription: Object, item: Object) -> Object:
 
 def waiting(world: World, subscription: Object) -> list[Object]:
     """Return the invoice items the subscription's next invoice takes."""
-    return [
-        item
-        for item in world.invoice_items
-        if item["invoice"] is None
-        and item["customer"] == subscription["customer"]
-        and item["currency"] == subscription["currency"]
-        and pending_items.subscription_of(item) in {subscription["id"], None}
-    ]
+    return pending_items.waiting(world, subscription, subscription=subscription["id"], others=True)
 
 
 def bill_now(

@@ -26,7 +26,7 @@ def make(
 ) -> Object:
     """Make an invoice of `lines`, and of what invoice items wait for it.
 
-    A draft is finalized an hour later, another one is open at once.
+    A draft is finalized after the grace period, another one is open at once.
     """
     customer = world.customers.find(subscription["customer"]) or {"id": subscription["customer"]}
     invoice = blank(world, customer, lines) | {
@@ -41,9 +41,9 @@ def make(
         invoice["due_date"] = invoice["created"] + subscription["days_until_due"] * DAY_SECONDS
     pending_items.collect(world, invoice, subscription=subscription["id"], others=True)
     invoice["auto_advance"] = not draft or subscription_status.advances(subscription)
-    delay = world.settings.finalization_delay_seconds
-    at = invoice["created"] + delay if draft and invoice["auto_advance"] else None
-    store(world, invoice, finalizes_at=at)
+    waits = draft and invoice["auto_advance"]
+    at = invoice["created"] + world.settings.finalization_delay_seconds
+    store(world, invoice, finalizes_at=at if waits else None)
     if not draft:
         finalize(world, invoice)
     return invoice

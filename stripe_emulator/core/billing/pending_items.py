@@ -72,16 +72,24 @@ def collect(
     That is the items of its subscription, and with `others` those that belong to none. What finds
     no room waits on (inferred).
     """
-    for item in world.invoice_items:
-        wanted = {subscription, None} if others else {subscription}
-        if (
-            item["invoice"] is None
-            and item["customer"] == invoice["customer"]
-            and item["currency"] == invoice["currency"]
-            and subscription_of(item) in wanted
-            and room(invoice) > 0
-        ):
+    for item in waiting(world, invoice, subscription=subscription, others=others):
+        if room(invoice) > 0:
             attach(world, invoice, item)
+
+
+def waiting(
+    world: World, holder: Object, *, subscription: str | None, others: bool
+) -> list[Object]:
+    """Return what waits for an invoice of the holder's customer and currency, oldest first."""
+    wanted = {subscription, None} if others else {subscription}
+    return [
+        item
+        for item in world.invoice_items
+        if item["invoice"] is None
+        and item["customer"] == holder["customer"]
+        and item["currency"] == holder["currency"]
+        and subscription_of(item) in wanted
+    ]
 
 
 def room(invoice: Object) -> int:
