@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from stripe_emulator.core import events
 from stripe_emulator.core.billing import invoice_payments, invoices, payments
-from stripe_emulator.core.billing.cycle_invoices import licensed_line, waiting
+from stripe_emulator.core.billing.cycle_invoices import licensed_lines, waiting
 from stripe_emulator.core.billing.invoice_shape import line
 from stripe_emulator.core.billing.invoice_totals import SMALLEST_CHARGE
 from stripe_emulator.core.billing.prorations import prorated, share
@@ -109,10 +109,12 @@ def _licensed(  # noqa: PLR0913  what a first line depends on
         return [line(world, subscription, item, price, amount=0, quantity=item["quantity"])]
     since = item["current_period_start"]
     lines = [
-        licensed_line(world, subscription, each) for each in _elapsed(world, subscription, item)
+        made
+        for each in _elapsed(world, subscription, item)
+        for made in licensed_lines(world, subscription, each)
     ]
     if share(world, subscription, item, since) == 1:
-        return [*lines, licensed_line(world, subscription, item)]
+        return [*lines, *licensed_lines(world, subscription, item)]
     if proration == "none":
         return lines
     charged = prorated(world, subscription, item, since)

@@ -37,7 +37,7 @@ def create(call: Call) -> Answer:
     subscription, prices = composed(call, customer, asked_items)
     set_cancel_at(world, subscription, call.params)
     begin(call, subscription, customer, prices)
-    # Only now it is known since when usage is not billed yet: of a start in the past, perhaps since now.
+    # Not before: the first invoice can bill usage from before and leave what comes from now on.
     keep_apart(world, subscription)
     plan(world, subscription)
     return subscription
