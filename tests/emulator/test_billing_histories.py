@@ -85,11 +85,7 @@ def whenever_it_came(of):
 
 
 def with_trials(of):
-    def begin(self, *args):
-        of(self, *args)
-        self.first = self.begun.start
-
-    return begin
+    return lambda self, item: min(of(self, item), self.begun.start)
 
 
 def never_negative(of):
@@ -110,7 +106,7 @@ MISTAKES = {
     "the start does not belong to it": (Subscriber, "_used", without_the_start),
     "the last price is for all usage": (Subscriber, "_stretches", latest_price_for_all),
     "late usage is billed": (Subscriber, "counts", whenever_it_came),
-    "usage in a trial is billed": (Subscriber, "__init__", with_trials),
+    "usage in a trial is billed": (Subscriber, "first", with_trials),
     "corrections are added": (expecting, "charged", never_negative),
     "every last period is lost": (Subscriber, "_end", always_unbilled),
     "packs begun are always full": (expecting, "charged", always_up),

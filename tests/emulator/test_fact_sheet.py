@@ -163,7 +163,6 @@ def test_row_06_once_per_period_total_shows_on_the_invoice(shop, metered_price):
             "recurring": {"interval": "month", "usage_type": "metered", "meter": shop.meter.id},
         }
     )
-    shop.emulator.settings.change(cycle_invoices=True)
     made = subscribe_paying(shop, metered_price, linear)
     for identifier, value in (("a", "1"), ("b", "999"), ("c", "1")):
         shop.send(identifier, value)
@@ -270,7 +269,6 @@ def test_row_12_timestamp_decides_the_hour_and_sending_time_does_not(shop):
 
 
 def test_row_12_late_flush_stays_in_its_period_only_by_the_usages_timestamp(shop, metered_price):
-    shop.emulator.settings.change(cycle_invoices=True)
     end = subscribe_paying(shop, metered_price)["items"].data[0].current_period_end
     shop.emulator.clock.set(end + 600, frozen=True)
     shop.send("used before the end", "1000", at=end - 1)
@@ -552,7 +550,6 @@ def test_row_38_usage_of_a_cancelled_subscription_is_lost_without_invoice_now(
 
 @pytest.mark.parametrize("how", [{"cancel_at_period_end": True}, {"cancel_at": "min_period_end"}])
 def test_row_38_cancelled_at_the_period_end_bills_the_last_usage(shop, metered_price, how):
-    shop.emulator.settings.change(cycle_invoices=True)
     made = subscribe_paying(shop, metered_price)
     end = made["items"].data[0].current_period_end
     shop.client.v1.subscriptions.update(made.id, how)
