@@ -257,10 +257,10 @@ class Subscriber:
             return sent_place < place and received + self.lag <= counted_by
         return received < counted_by
 
-    def preview(self, now: int, place: int) -> tuple[Line, ...] | None:
-        """Return the lines of the next invoice as they stand; None when there will be none."""
+    def preview(self, now: int, place: int) -> tuple[Line, ...]:
+        """Return the lines of the next invoice as they stand; without another invoice there are none."""
         if self.ends_at <= now:
-            return None
+            return ()
         moment = min(self.next_end(now), self.ends_at)
         lines = list(self._ahead(moment, NEVER)) if moment < self.ends_at else []
         for item, price in enumerate(self.begun.prices):
