@@ -349,7 +349,7 @@ def period_end(shop: Shop) -> Told:
     shop.emulator.faults.clear()
     yield shop.ingest(("p5", end - 3 * HOUR, 3))
     yield shop.flush()
-    shop.now = end + 62 * MINUTE
+    shop.now = end + 92 * MINUTE  # an hour after the draft's event was answered
     yield shop.hooks()
     yield shop.handle()
     yield shop.hold_late()

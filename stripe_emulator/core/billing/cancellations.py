@@ -4,7 +4,6 @@ from typing import Any
 
 from stripe_emulator.core.billing import pending_items, prorations
 from stripe_emulator.core.billing.cycle_invoices import bill_now, running_usage, waiting
-from stripe_emulator.core.billing.subscription_items import is_metered, price_of
 from stripe_emulator.core.billing.subscription_status import ENDED, end
 from stripe_emulator.core.call import Answer, Call
 from stripe_emulator.core.collection import Object
@@ -15,7 +14,7 @@ from stripe_emulator.core.world import World
 def cancel(call: Call) -> Answer:
     """End it at once. Usage not yet invoiced is lost unless `invoice_now` is given.
 
-    `prorate` credits the rest of licensed periods, on that invoice or on the customer's next one.
+    `prorate` credits the rest of licensed periods, on that invoice or as an item that waits.
     """
     world = call.world
     subscription = world.subscriptions.get(call.path["id"], livemode=call.livemode)
@@ -29,9 +28,8 @@ def cancel(call: Call) -> Answer:
     now = world.now_for(customer)
     if call.given("prorate") and customer is not None:
         for item in subscription["items"]["data"]:
-            if not is_metered(price_of(world, item)) and subscription["status"] != "trialing":
-                for credit in prorations.unused(world, subscription, item, now):
-                    pending_items.add(world, customer, credit)
+            for credit in prorations.unused(world, subscription, item, now):
+                pending_items.add(world, customer, credit)
     if call.given("invoice_now"):
         lines = running_usage(world, subscription, now)
         if lines or waiting(world, subscription):

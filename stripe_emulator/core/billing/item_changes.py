@@ -2,6 +2,7 @@
 
 from stripe_emulator.core.billing.subscription_items import (
     check_together,
+    interval_of,
     is_metered,
     new_item,
     place,
@@ -77,7 +78,7 @@ def _reprice(  # noqa: PLR0913, PLR0917  an item and what is asked of it
         item.pop("quantity", None)
     else:
         item["quantity"] = asked.get("quantity", item.get("quantity", 1))
-    if _interval(former) != _interval(price):
+    if interval_of(former) != interval_of(price):
         _begin(call, subscription, item, at)
         return
     if is_metered(former) and item["_since"] < at:
@@ -95,8 +96,5 @@ def _begin(call: Call, subscription: Object, item: Object, at: int) -> None:
         item["_since"], item["_earlier"] = subscription["trial_end"], []
         return
     place(call.world, item, anchor=subscription["billing_cycle_anchor"], start=at, at=at)
-
-
-def _interval(price: Object) -> tuple[str, int]:
-    recurring = price["recurring"]
-    return recurring["interval"], recurring["interval_count"]
+    if subscription["status"] == "paused":
+        item["_since"] = item["current_period_end"]

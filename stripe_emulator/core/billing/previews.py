@@ -10,7 +10,6 @@ from stripe_emulator.core.billing.first_invoices import first_lines
 from stripe_emulator.core.billing.invoice_shape import item_line
 from stripe_emulator.core.billing.pending_items import draft
 from stripe_emulator.core.billing.subscription_changes import Change, changed
-from stripe_emulator.core.billing.subscription_items import is_metered, price_of
 from stripe_emulator.core.billing.subscription_params import CANCEL_WORDS, CHANGED_ITEMS
 from stripe_emulator.core.billing.subscription_status import ENDED
 from stripe_emulator.core.billing.subscriptions import composed
@@ -109,11 +108,10 @@ def _of_cancellation(call: Call, subscription: Object, details: Object) -> Objec
     """Preview ending it now, with what `invoice_now` and `prorate` would bill."""
     world, now = call.world, _now(call, subscription)
     lines = running_usage(world, subscription, now)
-    if details.get("proration_behavior") != "none" and subscription["status"] != "trialing":
+    if details.get("proration_behavior") != "none":
         for item in subscription["items"]["data"]:
-            if not is_metered(price_of(world, item)):
-                credits_ = prorations.unused(world, subscription, item, now)
-                lines += _charge_lines(call, subscription, credits_)
+            credits_ = prorations.unused(world, subscription, item, now)
+            lines += _charge_lines(call, subscription, credits_)
     lines += [item_line(world, each) for each in waiting(world, subscription)]
     return shown(world, subscription, lines, at=now)
 

@@ -10,7 +10,7 @@ from stripe_emulator.core import exact
 from stripe_emulator.core.billing import pending_items
 from stripe_emulator.core.billing.periods import period_at
 from stripe_emulator.core.billing.pricing import amount, rounded
-from stripe_emulator.core.billing.subscription_items import is_metered, price_of
+from stripe_emulator.core.billing.subscription_items import interval_of, is_metered, price_of
 from stripe_emulator.core.billing.usage_lines import charged, spans
 from stripe_emulator.core.collection import Object
 from stripe_emulator.core.world import World
@@ -36,7 +36,10 @@ def prorated(world: World, subscription: Object, item: Object, since: int) -> in
 
 
 def unused(world: World, subscription: Object, item: Object, at: int) -> list[Object]:
-    """Return the credit for what is left of a licensed item's period."""
+    """Return the credit for what is left of a licensed item's period; a metered one has none.
+
+    Nor is there any in a trial, or while it is paused and was credited already.
+    """
     return _licensed(world, subscription, item, at, sign=-1)
 
 
@@ -61,8 +64,12 @@ def usage(world: World, subscription: Object, item: Object, until: int) -> list[
     ]
 
 
-def of_changes(world: World, before: Object, after: Object, *, at: int) -> list[Object]:
-    """Return what changed items are worth at `at`: credits first, then charges, item by item."""
+def of_changes(world: World, before: Object, after: Object, *, at: int, now: int) -> list[Object]:
+    """Return what changed items are worth, item by item, credits first.
+
+    Licensed items are prorated from `at`, usage counts until `now`. An item that goes on with its
+    interval keeps its usage for the end of the period.
+    """
     had = {item["id"]: item for item in before["items"]["data"]}
     has = {item["id"]: item for item in after["items"]["data"]}
     found = []
@@ -71,21 +78,28 @@ def of_changes(world: World, before: Object, after: Object, *, at: int) -> list[
         if old is not None and new is not None and _same(old, new):
             continue
         if old is not None:
-            found += _left_behind(world, before, old, new, at)
-        if new is not None and not is_metered(price_of(world, new)):
+            if not _goes_on(world, old, new):
+                found += left_behind(world, before, old, now)
+            found += unused(world, before, old, at)
+        if new is not None:
             found += remaining(world, after, new, at)
-    return found if before["status"] != "trialing" else []
+    return found
 
 
-def _left_behind(
-    world: World, before: Object, old: Object, new: Object | None, at: int
-) -> list[Object]:
-    """Return what an item owes or is owed that goes, or goes on as `new`."""
-    carried = new is not None and new["_earlier"] and new["_earlier"][-1]["end"] == at
-    owed = [] if carried else usage(world, before, old, at)
-    if is_metered(price_of(world, old)):
-        return owed
-    return owed + unused(world, before, old, at)
+def left_behind(world: World, subscription: Object, item: Object, now: int) -> list[Object]:
+    """Return the usage of an item that goes; classic mode forgets it.
+
+    Source: docs.stripe.com/billing/subscriptions/billing-mode/compare.
+    """
+    if subscription["billing_mode"]["type"] == "classic":
+        return []
+    return usage(world, subscription, item, now)
+
+
+def _goes_on(world: World, old: Object, new: Object | None) -> bool:
+    if new is None:
+        return False
+    return interval_of(price_of(world, old)) == interval_of(price_of(world, new))
 
 
 def _same(old: Object, new: Object) -> bool:
@@ -95,10 +109,11 @@ def _same(old: Object, new: Object) -> bool:
 def _licensed(
     world: World, subscription: Object, item: Object, at: int, *, sign: int
 ) -> list[Object]:
-    at = max(at, item["current_period_start"])
-    if at >= item["current_period_end"]:
-        return []
     price = price_of(world, item)
+    at = max(at, item["current_period_start"])
+    rests = subscription["status"] in {"paused", "trialing"}
+    if rests or is_metered(price) or at >= item["current_period_end"]:
+        return []
     words = "Remaining time" if sign > 0 else "Unused time"
     return [
         _fields(subscription, item, price)

@@ -94,13 +94,14 @@ def changed(call: Call, subscription: Object, params: dict[str, Any]) -> Change:
         made.lines = _restarted(world, after, now)
         made.bills_now = bool(made.lines)
     elif isinstance(params.get("trial_end"), int):
-        _try_until(after, params["trial_end"], now)
-    elif anchored:
         made.charges = _until_now(world, subscription, now) if prorates else []
+        _try_until(after, params["trial_end"], now)
+    elif anchored and subscription["status"] != "trialing":
+        made.charges = _unused(world, subscription, now) if prorates else []
         made.lines = running_usage(world, subscription, now) + _restarted(world, after, now)
         made.bills_now = bool(made.lines or made.charges)
     elif prorates:
-        made.charges = prorations.of_changes(world, subscription, after, at=at)
+        made.charges = prorations.of_changes(world, subscription, after, at=at, now=now)
         made.bills_now = params.get("proration_behavior") == "always_invoice" and bool(made.charges)
     _note_left(subscription, after, now)
     set_cancel_at(world, after, params)
@@ -144,16 +145,23 @@ def _restarted(world: World, after: Object, now: int) -> list[Object]:
     return lines
 
 
-def _until_now(world: World, subscription: Object, now: int) -> list[Object]:
-    """Return the credits for what a new anchor leaves of licensed periods."""
-    if subscription["status"] == "trialing":
-        return []
+def _unused(world: World, subscription: Object, now: int) -> list[Object]:
+    """Return the credits for what is left of licensed periods."""
     return [
         credit
         for item in subscription["items"]["data"]
-        if not is_metered(price_of(world, item))
         for credit in prorations.unused(world, subscription, item, now)
     ]
+
+
+def _until_now(world: World, subscription: Object, now: int) -> list[Object]:
+    """Return what a trial that begins now leaves to bill: usage so far, less unused time."""
+    used = [
+        charge
+        for item in subscription["items"]["data"]
+        for charge in prorations.left_behind(world, subscription, item, now)
+    ]
+    return used + _unused(world, subscription, now)
 
 
 def _try_until(after: Object, end: int, now: int) -> None:
@@ -226,8 +234,10 @@ def _hold(call: Call, subscription: Object, made: Change) -> Object:
         "trial_end": after["trial_end"],
         "trial_from_plan": None,
     }
-    # The invoice is made known first, so that its failing payment does not count as a renewal's.
-    held: Object = {"invoice": None, "changes": {name: after[name] for name in _BILLED}}
+    held: Object = {
+        "invoice": None,
+        "changes": {name: after[name] for name in _BILLED if after[name] != subscription[name]},
+    }
     subscription["_held"] = held
     customer = world.customers.find(subscription["customer"])
     if customer is not None:
@@ -236,6 +246,7 @@ def _hold(call: Call, subscription: Object, made: Change) -> Object:
     invoice = bill_now(
         world, subscription, made.lines, reason="subscription_update", attempts=False
     )
+    # The invoice is known before it fails, which then does not count as a renewal's failing.
     held["invoice"] = invoice["id"]
     if invoice["status"] == "open":
         payments.collect(world, invoice)

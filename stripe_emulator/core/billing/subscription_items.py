@@ -94,12 +94,17 @@ def is_metered(price: Object) -> bool:
     return recurring is not None and recurring["usage_type"] == "metered"
 
 
+def interval_of(price: Object) -> tuple[str, int]:
+    recurring = price["recurring"]
+    return recurring["interval"], recurring["interval_count"]
+
+
 def check_together(prices: list[Object], mode: str) -> None:
     """Refuse prices that cannot stand on one subscription."""
     if len({price["id"] for price in prices}) < len(prices):
         raise invalid("Cannot add multiple subscription items with the same price.", param="items")
     if len({price["currency"] for price in prices}) > 1:
         raise invalid("All prices of a subscription must use the same currency.", param="items")
-    intervals = {(p["recurring"]["interval"], p["recurring"]["interval_count"]) for p in prices}
+    intervals = {interval_of(price) for price in prices}
     if mode == "classic" and len(intervals) > 1:
         raise invalid("Classic subscriptions need the same interval in all prices.", param="items")

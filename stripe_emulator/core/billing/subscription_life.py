@@ -115,9 +115,8 @@ def _end_as_planned(world: World, subscription: Object, at: int) -> None:
     customer = world.customers.find(subscription["customer"])
     if subscription["_cancel_prorates"] and customer is not None:
         for item in items:
-            if not is_metered(price_of(world, item)):
-                for credit in prorations.unused(world, subscription, item, at):
-                    pending_items.add(world, customer, credit)
+            for credit in prorations.unused(world, subscription, item, at):
+                pending_items.add(world, customer, credit)
     for item in items:
         item["current_period_end"] = min(item["current_period_end"], at)
     close_periods(world, subscription, items, final=True)
@@ -137,6 +136,8 @@ def _drop_what_waited_too_long(world: World, subscription: Object, at: int) -> N
     if resumption is not None and resumption["expires_at"] <= at:
         subscription["_resumption"] = None
         _void(world, resumption["invoice"])
+        for item in subscription["items"]["data"]:
+            item["_since"] = item["current_period_end"]
 
 
 def _notify(world: World, subscription: Object, at: int) -> None:

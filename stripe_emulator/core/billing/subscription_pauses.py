@@ -157,7 +157,7 @@ def _outstanding(
     through = (bill_for.get("outstanding_usage_through") or {"type": "now"})["type"]
     unused_from = (bill_for.get("unused_time_from") or {"type": "now"})["type"]
     found = prorations.usage(world, subscription, item, now) if through == "now" else []
-    if is_metered(price_of(world, item)) or unused_from == "none":
+    if unused_from == "none":
         return found
     since = now if unused_from == "now" else item["current_period_start"]
     return found + prorations.unused(world, subscription, item, since)
