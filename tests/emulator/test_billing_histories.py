@@ -52,7 +52,7 @@ def test_histories_hold_what_is_hard():
 
     assert set(steps) == {
         "Subscribe", "Send", "Void", "Reprice", "Requantify", "Plan", "Unplan", "CancelNow",
-        "EndTrial", "Preview", "Look",
+        "EndTrial", "Preview", "Look", "Restart",
     }  # fmt: skip
     assert min(steps.values()) >= 10
     assert set(fates) == set(Fate)

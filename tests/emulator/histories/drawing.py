@@ -19,6 +19,7 @@ from tests.emulator.histories.story import (
     Price,
     Reprice,
     Requantify,
+    Restart,
     Send,
     Step,
     Story,
@@ -39,8 +40,10 @@ def story(seed: int) -> Story:
     begin = _beginning(draw)
     meters = price_list.meters(draw)
     grace = draw.choice((HOUR, HOUR, HOUR, 60, 7321))
-    lag = draw.choice((0, 0, 0, 60, grace - 1, grace, 5000))
-    told = Story(seed, begin, begin, lag, grace, meters, ())
+    by_test_clock = draw.random() < 0.25
+    # A test clock moves days in a moment, in which nothing settles.
+    lag = 0 if by_test_clock else draw.choice((0, 0, 0, 60, grace - 1, grace, 5000))
+    told = Story(seed, begin, begin, lag, grace, by_test_clock, meters, ())
     main = draw.choice(price_list.INTERVALS)
     tellers = [_Teller(draw, told, who, main) for who in range(draw.choice((1, 1, 1, 2)))]
     steps: list[Step] = []
@@ -256,5 +259,6 @@ class _Teller:
             at = self._near()
             if at > self.subscribe.at:
                 self.steps.append(Preview(at, self.who))
-        if self.draw.random() < 0.5:
-            self.steps.append(Look(self._near(), self.who))
+        for kind in (Look, Restart):
+            if self.draw.random() < 0.4:
+                self.steps.append(kind(self._near(), self.who))

@@ -47,7 +47,7 @@ def report(seed: int, found: list[str]) -> str:
         [
             f"the history of seed {seed} is billed wrongly; `make billing-histories SEED={seed}` tells it again",
             *(f"  {each}" for each in found),
-            f"  lag {told.lag} s, ends {_at(told.end)}, amounts and quantities in 10^-12:",
+            f"  lag {told.lag} s, grace {told.grace} s, test clock {told.by_test_clock}, ends {_at(told.end)}, amounts and quantities in 10^-12:",
             *(f"    {each}" for each in steps),
         ]
     )

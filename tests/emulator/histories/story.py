@@ -122,6 +122,11 @@ class Look(Step):
 
 
 @dataclass(frozen=True, slots=True)
+class Restart(Step):
+    """The emulator is saved and goes on from what was saved."""
+
+
+@dataclass(frozen=True, slots=True)
 class Story:
     """The steps of all subscribers, in order; at `end` everything is compared."""
 
@@ -132,6 +137,8 @@ class Story:
     """Seconds between an event's receipt and its counting."""
     grace: int
     """Seconds between a period's end and the finalization of its invoice."""
+    by_test_clock: bool
+    """Whether the customers are on a test clock; else the emulator's own clock is moved."""
     meters: tuple[Meter, ...]
     prices: tuple[Price, ...]
     steps: tuple[Step, ...] = field(default=())
