@@ -67,6 +67,8 @@ class World:
     agenda: Agenda = field(default_factory=Agenda)
     clock_agendas: dict[str, Agenda] = field(default_factory=dict)
     cause: Cause = field(default_factory=Cause)
+    arrivals: int = 0
+    """How many requests there were, one that is being answered included."""
     sessions: dict[str, Session] = field(default_factory=dict)
     alerts_of: dict[str, list[Object]] = field(default_factory=dict)
     """Alerts by meter: every counted event looks here."""

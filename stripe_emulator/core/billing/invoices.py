@@ -71,6 +71,7 @@ def finalize(world: World, invoice: Object) -> None:
     total_up(world, invoice)
     apply_balance(world, invoice)
     invoice_states.move(invoice, "open", now)
+    invoice["_counted_until"] = world.arrivals + 1
     invoice["automatically_finalizes_at"] = None
     invoice["number"] = f"EMULATOR-{world.count('invoice number'):06d}"
     invoice["effective_at"] = invoice["effective_at"] or now

@@ -49,6 +49,7 @@ def draft(world: World, customer: Object, fields: Object) -> Object:
         "quantity_decimal": "1",
         "tax_rates": [],
         "test_clock": customer.get("test_clock"),
+        "_counted_until": world.arrivals + 1,
         **fields,
     }
 
