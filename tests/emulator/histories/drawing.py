@@ -169,7 +169,7 @@ class _Teller:
                 return NEVER
             self.steps.append(Plan(at, self.who, draw.randrange(at + 1, latest + 1)))
         if way == "undo":
-            until = self._life().ends_at
+            until = min(self._life().ends_at, self.end)
             if until - at > 2:
                 back = draw.randrange(at + 1, until)
                 self.steps.append(Unplan(back, self.who, draw.random() < 0.5))

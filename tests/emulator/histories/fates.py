@@ -14,7 +14,8 @@ from tests.emulator.histories.story import Send, Story, Void
 
 class Fate(StrEnum):
     BILLED = "billed"
-    RUNNING = "in a period that is not over, or on a draft"
+    RUNNING = "in a period that is not over"
+    DRAFTED = "on a draft"
     FREE = "in a trial"
     BEFORE = "before the start"
     AFTER = "after the end"
@@ -36,7 +37,7 @@ def fate(life: Subscriber, item: int, place: int, sent: Send, now: int) -> Fate:
         if not life.bills_the_end:
             return Fate.LOST
     if closes > now:
-        return Fate.RUNNING
+        return Fate.RUNNING if ends > now else Fate.DRAFTED
     if not life.counts(sent.at, place, closes, before):
         return Fate.LATE
     for other, step in life.steps:
@@ -53,7 +54,7 @@ def _outside(life: Subscriber, item: int, place: int, sent: Send) -> Fate:
         return Fate.AFTER
     if life.trial_end is not None and sent.timestamp >= begun.at:
         return Fate.FREE
-    if life.trial_end is not None or sent.timestamp < begun.start:
+    if life.trial_end is not None or sent.timestamp < begun.start or not life.at_once[item]:
         return Fate.BEFORE
     [subscribed] = [other for other, step in life.steps if step is begun]
     if not life.counts(sent.at, place, begun.at, subscribed):
@@ -62,7 +63,7 @@ def _outside(life: Subscriber, item: int, place: int, sent: Send) -> Fate:
         is_taken_back = isinstance(step, Void) and step.name == sent.name
         if is_taken_back and life.counts(step.at, other, begun.at, subscribed):
             return Fate.VOIDED
-    return Fate.BILLED if life.at_once[item] else Fate.BEFORE
+    return Fate.BILLED
 
 
 def unaccounted(told: Story, who: int, seen: list[Bill]) -> list[str]:

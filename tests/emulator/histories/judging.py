@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from tests.emulator.histories import books
 from tests.emulator.histories.drawing import story
 from tests.emulator.histories.expecting import Bill, Line, Subscriber
 from tests.emulator.histories.fates import unaccounted
@@ -36,6 +37,8 @@ def judged(told: Story, stage: Stage) -> list[str]:
         seen = stage.bills(who)
         found += _bills_differ(Subscriber(told, who), told.end, seen)
         found += unaccounted(told, who, seen)
+        kept = stage.emulator.billed(customer=stage.customers[who])
+        found += books.differ(told, who, kept, stage.meters)
     return found
 
 

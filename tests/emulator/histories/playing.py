@@ -91,8 +91,11 @@ class Stage:
 
     def _wait(self, until: int) -> None:
         """Let time pass; a test clock goes no further at once than two of the shortest periods."""
+        if until < self.now:
+            raise ValueError("a story goes back in time")
         if not self.story.by_test_clock:
             self.emulator.clock.set(until, frozen=True)
+            self.now = until
             return
         days = min(SHORTEST[price.interval] * price.count for price in self.story.prices)
         while self.now < until:
