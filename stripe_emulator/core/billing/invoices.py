@@ -21,12 +21,19 @@ from stripe_emulator.core.settings import DAY_SECONDS
 from stripe_emulator.core.world import World
 
 
-def make(
-    world: World, subscription: Object, lines: list[Object], *, reason: str, draft: bool
+def make(  # noqa: PLR0913  what an invoice is made of
+    world: World,
+    subscription: Object,
+    lines: list[Object],
+    *,
+    reason: str,
+    draft: bool,
+    threshold: Object | None = None,
 ) -> Object:
     """Make an invoice of `lines`, and of what invoice items wait for it.
 
-    A draft is finalized after the grace period, another one is open at once.
+    A draft is finalized after the grace period, another one is open at once. `threshold` says
+    which one was reached.
     """
     customer = world.customers.find(subscription["customer"]) or {"id": subscription["customer"]}
     invoice = blank(world, customer, lines) | {
@@ -36,6 +43,7 @@ def make(
         "livemode": subscription["livemode"],
         "parent": of_subscription(subscription),
         "test_clock": subscription["test_clock"],
+        "threshold_reason": threshold,
     }
     if subscription["days_until_due"] is not None:
         invoice["due_date"] = invoice["created"] + subscription["days_until_due"] * DAY_SECONDS

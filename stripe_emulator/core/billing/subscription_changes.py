@@ -21,8 +21,9 @@ from stripe_emulator.core.billing.cycle_invoices import (
 )
 from stripe_emulator.core.billing.invoice_totals import SMALLEST_CHARGE
 from stripe_emulator.core.billing.payment_methods import Outcome
-from stripe_emulator.core.billing.subscription_agenda import plan
+from stripe_emulator.core.billing.subscription_agenda import plan, watch
 from stripe_emulator.core.billing.subscription_items import is_metered, keep_apart, place, price_of
+from stripe_emulator.core.billing.subscription_shape import thresholds
 from stripe_emulator.core.billing.subscription_status import ENDED, change
 from stripe_emulator.core.call import Answer, Call
 from stripe_emulator.core.collection import Object
@@ -32,7 +33,6 @@ from stripe_emulator.core.settings import HOUR_SECONDS
 from stripe_emulator.core.world import World
 
 _PLAIN = (
-    "billing_thresholds",
     "collection_method",
     "days_until_due",
     "default_payment_method",
@@ -112,6 +112,8 @@ def _set_plain(after: Object, params: dict[str, Any]) -> None:
     for name in _PLAIN:
         if name in params:
             after[name] = params[name]
+    if "billing_thresholds" in params:
+        after["billing_thresholds"] = thresholds(params["billing_thresholds"])
     if "pause_collection" in params:
         asked = params["pause_collection"]
         after["pause_collection"] = {"resumes_at": None, **asked} if asked else None
@@ -205,6 +207,7 @@ def _keep(world: World, subscription: Object, after: Object) -> None:
     previous = events.changes(subscription, after)
     subscription.update(after)
     keep_apart(world, subscription)
+    watch(world, subscription)
     if previous:
         events.emit(world, "customer.subscription.updated", subscription, previous=previous)
 
