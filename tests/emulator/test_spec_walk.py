@@ -331,6 +331,24 @@ def walk_life_of_a_subscription(c) -> Iterator[Any]:
     )
     with pytest.raises(stripe.InvalidRequestError, match="no active discount"):
         c.v1.subscriptions.delete_discount(made.id)
+    held = c.v1.subscriptions.create(
+        {
+            "customer": customer.id,
+            "items": [{"price": base.id}],
+            "billing_thresholds": {"amount_gte": 100_000},
+        }
+    )
+    c.v1.customers.update(
+        customer.id, {"invoice_settings": {"default_payment_method": "pm_card_chargeDeclined"}}
+    )
+    yield c.v1.subscriptions.update(
+        held.id,
+        {
+            "items": [{"id": held["items"].data[0].id, "quantity": 9}],
+            "payment_behavior": "pending_if_incomplete",
+            "proration_behavior": "always_invoice",
+        },
+    )
     yield c.v1.subscriptions.pause(
         made.id,
         {

@@ -133,6 +133,13 @@ def void(world: World, invoice: Object) -> None:
     events.emit(world, "invoice.voided", invoice)
 
 
+def void_open(world: World, invoice_id: str | None) -> None:
+    """Void an invoice that nobody paid in time; one that is not open stays as it is."""
+    invoice = world.invoices.find(invoice_id or "")
+    if invoice is not None and invoice["status"] == "open":
+        void(world, invoice)
+
+
 def mark_uncollectible(world: World, invoice: Object, reason: str) -> None:
     """Give an open invoice up; it can still be paid."""
     invoice["status_details"] = {"uncollectible": {"reason": reason}}
