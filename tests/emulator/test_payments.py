@@ -195,6 +195,7 @@ def test_an_invoice_that_is_sent_is_overdue_at_its_date(shop, base_price):
     go(shop, NOW + 14 * DAY)
 
     assert (before, status(shop, made)) == ("active", "past_due")
+    assert [each.attempt_count for each in shop.client.v1.invoices.list().data] == [0]
 
 
 @pytest.mark.parametrize(

@@ -906,6 +906,11 @@ def test_snapshot_events_match_the_description(walk, emulator, client):
     for body in bodies:
         spec.check_schema("event", body)
         told = body["data"]["object"]
+        if body["type"] == "invoice.upcoming":
+            assert "id" not in told
+            told["id"] = (
+                "the description says it is always there, and the documents of this one case not"
+            )
         if told["object"] in sdk_shapes.CLASSES:
             sdk_shapes.check(sdk_shapes.CLASSES[told["object"]], told)
         else:

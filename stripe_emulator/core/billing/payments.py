@@ -15,7 +15,7 @@ AGENDA_KIND = "payment"
 
 def collect(world: World, invoice: Object) -> None:
     """Ask for the payment of an invoice that was finalized by itself; renewals are off session."""
-    if invoice["status"] != "open" or not invoice["auto_advance"]:
+    if invoice["status"] != "open":
         return
     if invoice["collection_method"] == "charge_automatically":
         attempt(world, invoice, off_session=True)
