@@ -5,12 +5,14 @@ from collections.abc import Callable
 from stripe_emulator.core import error_reports, test_clocks
 from stripe_emulator.core.agenda import Agenda
 from stripe_emulator.core.billing import (
+    checkout_sessions,
     credit_grants,
     cycle_invoices,
     finalization,
     payments,
     subscription_agenda,
     subscription_life,
+    threshold_invoices,
 )
 from stripe_emulator.core.collection import Object
 from stripe_emulator.core.settling import settle_due
@@ -37,6 +39,8 @@ def _act(world: World, agenda: Agenda, kind: str, subject: str, due_at: float) -
         collection, act = _OF_CUSTOMERS[kind]
         if _lives_here(world, agenda, getattr(world, collection).find(subject)):
             act(world, subject, int(due_at))
+    elif kind == checkout_sessions.AGENDA_KIND:
+        checkout_sessions.fall_due(world, subject)
     elif kind == error_reports.AGENDA_KIND:
         error_reports.report(world, subject, due_at)
     elif kind == test_clocks.AGENDA_KIND:
@@ -64,6 +68,7 @@ def _pay(world: World, invoice_id: str, at: int) -> None:
 
 _OF_CUSTOMERS: dict[str, tuple[str, Callable[[World, str, int], None]]] = {
     subscription_agenda.AGENDA_KIND: ("subscriptions", subscription_life.fall_due),
+    subscription_agenda.THRESHOLD_KIND: ("subscriptions", threshold_invoices.fall_due),
     finalization.AGENDA_KIND: ("invoices", _finalize),
     payments.AGENDA_KIND: ("invoices", _pay),
     credit_grants.AGENDA_KIND: ("credit_grants", credit_grants.fall_due),

@@ -56,6 +56,10 @@ class World:
         default_factory=lambda: Collection("credit balance transaction")
     )
     setup_intents: Collection = field(default_factory=lambda: Collection("setupintent"))
+    checkout_sessions: Collection = field(default_factory=lambda: Collection("checkout.session"))
+    portal_sessions: Collection = field(
+        default_factory=lambda: Collection("billing_portal.session")
+    )
     alerts: Collection = field(default_factory=lambda: Collection("billing alert"))
     test_clocks: Collection = field(default_factory=lambda: Collection("testclock"))
     events: Collection = field(default_factory=lambda: Collection("event"))
@@ -72,6 +76,8 @@ class World:
     sessions: dict[str, Session] = field(default_factory=dict)
     alerts_of: dict[str, list[Object]] = field(default_factory=dict)
     """Alerts by meter: every counted event looks here."""
+    thresholds_of: dict[str, set[str]] = field(default_factory=dict)
+    """Subscriptions with billing thresholds, by customer: every counted event looks here."""
     alerts_fired: set[tuple[str, str]] = field(default_factory=set)
     settling: list[tuple[float, int, str, str, Entry, int]] = field(default_factory=list)
     """Accepted and not yet counted, a heap: when, order, meter, customer, entry, sign."""
@@ -126,6 +132,7 @@ _EXPANDABLE = {
     "latest_invoice": "invoices",
     "invoice": "invoices",
     "pending_setup_intent": "setup_intents",
+    "setup_intent": "setup_intents",
     "test_clock": "test_clocks",
     "meter": "meters",
     "credit_balance_transaction": "credit_transactions",
