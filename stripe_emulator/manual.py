@@ -36,6 +36,16 @@ Webhooks:
   GET    /_emulator/deliveries     how many wait, and how the latest went
   A delivery that is not answered with 2xx is repeated after the waits of webhook_retry_seconds.
 
+Be the customer:
+  POST   /_emulator/confirm        {"client_secret": ..., "payment_method": "pm_card_visa"}: what
+                                   Stripe.js does for a person, on a setup intent or an invoice's
+                                   confirmation_secret. A card whose bank asks takes
+                                   "authenticated": true or false, at once or in a second call.
+  POST   /_emulator/checkout       {"session": "cs_test_...", "payment_method": "pm_card_visa",
+                                   "email": ..., "authenticated": true}: completes a Checkout
+                                   session as its page does; only the session must be given
+  Checkout sessions and portal sessions have pages of their own: open their `url` in a browser.
+
 Move time:
   GET    /_emulator/clock          {"now": ..., "frozen": ...}
   POST   /_emulator/clock          {"advance_seconds": 3600}, or {"now": 1800000000}, each also with

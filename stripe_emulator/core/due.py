@@ -5,6 +5,7 @@ from collections.abc import Callable
 from stripe_emulator.core import error_reports, test_clocks
 from stripe_emulator.core.agenda import Agenda
 from stripe_emulator.core.billing import (
+    checkout_sessions,
     credit_grants,
     cycle_invoices,
     finalization,
@@ -37,6 +38,8 @@ def _act(world: World, agenda: Agenda, kind: str, subject: str, due_at: float) -
         collection, act = _OF_CUSTOMERS[kind]
         if _lives_here(world, agenda, getattr(world, collection).find(subject)):
             act(world, subject, int(due_at))
+    elif kind == checkout_sessions.AGENDA_KIND:
+        checkout_sessions.fall_due(world, subject)
     elif kind == error_reports.AGENDA_KIND:
         error_reports.report(world, subject, due_at)
     elif kind == test_clocks.AGENDA_KIND:

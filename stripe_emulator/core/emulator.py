@@ -10,7 +10,11 @@ from typing import Any
 
 from stripe_emulator.core import billed, webhook_endpoints, webhooks
 from stripe_emulator.core.arrivals import Arrival, ArrivalLog, MemoryArrivals
+from stripe_emulator.core.billing.checkout_completion import CannotCompleteError, complete
+from stripe_emulator.core.billing.confirmations import confirm
+from stripe_emulator.core.billing.declines import told
 from stripe_emulator.core.clock import Clock
+from stripe_emulator.core.collection import Object
 from stripe_emulator.core.deliveries import Delivery
 from stripe_emulator.core.due import catch_up
 from stripe_emulator.core.exchange import Exchange
@@ -136,6 +140,35 @@ class Emulator:
     def report_delivery(self, delivery: Delivery, status: int) -> None:
         """Record an endpoint's answer; 0 stands for none. Failures are repeated later."""
         webhooks.report(self.world, delivery, status)
+
+    def confirm(
+        self,
+        client_secret: str,
+        payment_method: str | None = None,
+        *,
+        authenticated: bool | None = None,
+    ) -> Object:
+        """Do what a person does in a browser: keep or charge a card; see `confirmations`."""
+        catch_up(self.world)
+        return confirm(self.world, client_secret, payment_method, authenticated=authenticated)
+
+    def complete_checkout(
+        self,
+        session: str,
+        payment_method: str | None = "pm_card_visa",
+        *,
+        email: str | None = None,
+        authenticated: bool | None = None,
+    ) -> Object:
+        """Do what a person does on a Checkout page; see `checkout_completion`."""
+        catch_up(self.world)
+        found = self.world.checkout_sessions.find(session)
+        if found is None:
+            raise CannotCompleteError(f"There is no Checkout session {session}.")
+        outcome = complete(
+            self.world, found, payment_method, email=email, authenticated=authenticated
+        )
+        return told(found, outcome)
 
     def snapshot(self, *, with_records: bool = True) -> Snapshot:
         """Return everything as it is now. Without records the disk keeps them, for a restart."""

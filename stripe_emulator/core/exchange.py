@@ -15,7 +15,7 @@ from stripe_emulator.core.idempotency import fingerprint
 from stripe_emulator.core.keys import caller_of, masked, token_of
 from stripe_emulator.core.params import parse
 from stripe_emulator.core.parts import Parts
-from stripe_emulator.core.reading import cost_of, raw_params
+from stripe_emulator.core.reading import base_url, cost_of, raw_params
 from stripe_emulator.core.records import IdempotencyRecord
 from stripe_emulator.core.route import Route
 from stripe_emulator.core.routing import STREAM_PATH, find_route
@@ -154,7 +154,13 @@ class Exchange:
     ) -> tuple[int, bytes]:
         expand = params.pop("expand", None) or []
         self.call = Call(
-            self.world, params, path, self.livemode, self.request.path, self.parts.faults
+            self.world,
+            params,
+            path,
+            self.livemode,
+            self.request.path,
+            self.parts.faults,
+            base_url=base_url(self.request, self.world.settings),
         )
         try:
             fault_answers.at_start(fault)

@@ -25,6 +25,10 @@ _SHOWN = {
     "/v1/billing/credit_balance_summary": "billing.credit_balance_summary",
     "/v1/billing/credit_balance_transactions": "billing.credit_balance_transaction",
     "/v1/billing/alerts": "billing.alert",
+    "/v1/setup_intents": "setup_intent",
+    "/v1/billing_portal/sessions": "billing_portal.session",
+    "/v1/checkout/sessions": "checkout.session",
+    "/v1/checkout/sessions/{id}/line_items": "item",
 }
 """What the operations under a path answer with; other answers have nothing to expand."""
 
@@ -78,6 +82,12 @@ EXPANDABLE: Mapping[str, Mapping[str, str]] = {
         "test_clock": "test_helpers.test_clock",
     },
     "setup_intent": {"customer": "customer"},
+    "checkout.session": {
+        "customer": "customer",
+        "invoice": "invoice",
+        "setup_intent": "setup_intent",
+        "subscription": "subscription",
+    },
     "billing.alert": {
         "usage_threshold.filters.customer": "customer",
         "usage_threshold.meter": "billing.meter",
@@ -154,6 +164,20 @@ ELSEWHERE: Mapping[str, frozenset[str]] = {
             "single_use_mandate",
         }
     ),
+    "checkout.session": frozenset(
+        {
+            "automatic_tax.liability.account",
+            "discounts.coupon",
+            "discounts.promotion_code",
+            "invoice_creation.invoice_data.account_tax_ids",
+            "invoice_creation.invoice_data.issuer.account",
+            "payment_intent",
+            "payment_link",
+            "shipping_cost.shipping_rate",
+            "shipping_options.shipping_rate",
+        }
+    ),
+    "billing_portal.session": frozenset({"configuration"}),
 }
 """Fields that name objects the emulator does not keep: taken, and shown as they are."""
 
@@ -162,6 +186,7 @@ LEFT_OUT: Mapping[str, frozenset[str]] = {
     "price": frozenset({"currency_options", "tiers"}),
     "plan": frozenset({"tiers"}),
     "invoice": frozenset({"confirmation_secret", "payments"}),
+    "checkout.session": frozenset({"line_items"}),
 }
 """Fields an answer holds only when asked for; the emulator knows `tiers`, and of invoices
 both."""
@@ -169,6 +194,7 @@ both."""
 _HOLDS: Mapping[str, Mapping[str, str]] = {
     "subscription": {"items.data": "subscription_item"},
     "subscription_item": {"plan": "plan", "price": "price"},
+    "item": {"price": "price"},
     "invoice": {"lines.data": "line_item"},
     "credit_note": {"lines.data": "credit_note_line_item"},
 }

@@ -39,6 +39,8 @@ def render_page(world: World, page: Page, expand: Sequence[str] = ()) -> Object:
 
 def _present(world: World, obj: Object) -> Object:
     shown = copy.deepcopy(obj)
+    for line in _sold(shown):
+        line["price"] = copy.deepcopy(world.prices.find(line["price"]))
     if obj.get("object") == "subscription":
         for item in shown["items"]["data"]:
             price = world.prices.find(item["price"])
@@ -53,6 +55,14 @@ def _present(world: World, obj: Object) -> Object:
         lines["has_more"] = len(lines["data"]) > DEFAULT_PAGE
         del lines["data"][DEFAULT_PAGE:]
     return shown
+
+
+def _sold(shown: Object) -> list[Object]:
+    """Return the lines of Checkout in an object: they show their prices whole."""
+    if shown.get("object") == "checkout.session":
+        lines: list[Object] = shown["_line_items"]["data"]
+        return lines
+    return [shown] if shown.get("object") == "item" else []
 
 
 def _expand(world: World, node: Any, parts: Sequence[str]) -> None:

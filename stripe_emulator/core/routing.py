@@ -22,6 +22,7 @@ from stripe_emulator.core import (
 )
 from stripe_emulator.core.billing import (
     cancellations,
+    checkout_routes,
     invoice_routes,
     previews,
     subscription_changes,
@@ -115,6 +116,7 @@ ROUTES: Sequence[Route] = (
     Route("POST", "/v1/billing/alerts/{id}/activate", alerts.activate, alerts.SWITCH),
     Route("POST", "/v1/billing/alerts/{id}/deactivate", alerts.deactivate, alerts.SWITCH),
     Route("POST", "/v1/billing/alerts/{id}/archive", alerts.archive, alerts.SWITCH),
+    *checkout_routes.ROUTES,
     Route("POST", "/v1/test_helpers/test_clocks", test_clocks.create, test_clocks.CREATE),
     Route("GET", "/v1/test_helpers/test_clocks", test_clocks.list_all, test_clocks.LIST),
     Route("GET", "/v1/test_helpers/test_clocks/{id}", test_clocks.retrieve, ONLY_EXPAND),

@@ -84,6 +84,10 @@ class Settings:
     first_payment_hours: int = _setting(
         23, "how long an incomplete subscription waits for its first payment"
     )
+    pages_base_url: str = _setting(
+        "",
+        "where a browser reaches the hosted pages; empty takes the address a request came to",
+    )
 
     def change(self, **values: Any) -> None:
         """Set the named knobs; an unknown name or a value of another type raises ValueError."""
@@ -115,7 +119,7 @@ def _fitting(name: str, current: Any, value: Any) -> Any:
         if value not in _WORDS[name]:
             raise ValueError(f"{name} is one of {', '.join(_WORDS[name])}.")
         return value
-    if isinstance(current, bool) or isinstance(value, bool):
+    if isinstance(current, bool | str) or isinstance(value, bool | str):
         if type(value) is not type(current):
             raise ValueError(f"{name} takes {type(current).__name__}, not {value!r}.")
         return value

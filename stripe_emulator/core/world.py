@@ -56,6 +56,10 @@ class World:
         default_factory=lambda: Collection("credit balance transaction")
     )
     setup_intents: Collection = field(default_factory=lambda: Collection("setupintent"))
+    checkout_sessions: Collection = field(default_factory=lambda: Collection("checkout.session"))
+    portal_sessions: Collection = field(
+        default_factory=lambda: Collection("billing_portal.session")
+    )
     alerts: Collection = field(default_factory=lambda: Collection("billing alert"))
     test_clocks: Collection = field(default_factory=lambda: Collection("testclock"))
     events: Collection = field(default_factory=lambda: Collection("event"))
@@ -126,6 +130,7 @@ _EXPANDABLE = {
     "latest_invoice": "invoices",
     "invoice": "invoices",
     "pending_setup_intent": "setup_intents",
+    "setup_intent": "setup_intents",
     "test_clock": "test_clocks",
     "meter": "meters",
     "credit_balance_transaction": "credit_transactions",

@@ -597,6 +597,140 @@ def walk_searches(c) -> Iterator[Any]:
     yield c.v1.prices.search({"query": "lookup_key:'searched'", "expand": ["data.product"]})
 
 
+def walk_setup_intents(c) -> Iterator[Any]:
+    customer = c.v1.customers.create({})
+    made = c.v1.setup_intents.create(
+        {
+            "customer": customer.id,
+            "automatic_payment_methods": {"enabled": True},
+            "metadata": {"a": "1"},
+            "expand": ["customer"],
+        }
+    )
+    yield c.v1.setup_intents.retrieve(made.id, {"client_secret": made.client_secret})
+    yield c.v1.setup_intents.update(made.id, {"payment_method": "pm_card_visa_chargeDeclined"})
+    with pytest.raises(stripe.CardError):
+        c.v1.setup_intents.confirm(made.id)
+    yield c.v1.setup_intents.confirm(
+        made.id, {"payment_method": "pm_card_authenticationRequired", "return_url": "https://a.b"}
+    )
+    yield c.v1.setup_intents.list({"customer": customer.id, "limit": 1})
+    yield c.v1.setup_intents.cancel(made.id, {"cancellation_reason": "abandoned"})
+    yield c.v1.setup_intents.create(
+        {"customer": customer.id, "payment_method": "pm_card_visa", "confirm": True}
+    )
+
+
+def walk_checkout(c) -> Iterator[Any]:
+    product = c.v1.products.create({"name": "Plan"})
+    base = c.v1.prices.create(
+        {
+            "currency": "usd",
+            "product": product.id,
+            "unit_amount": 900,
+            "recurring": {"interval": "month"},
+        }
+    )
+    customer = c.v1.customers.create({"email": "a@example.com"})
+    pages = {"success_url": "https://a.b/done?{CHECKOUT_SESSION_ID}", "cancel_url": "https://a.b"}
+    made = c.v1.checkout.sessions.create(
+        {
+            **pages,
+            "mode": "subscription",
+            "customer": customer.id,
+            "line_items": [{"price": base.id, "quantity": 2}],
+            "client_reference_id": "7",
+            "payment_method_collection": "if_required",
+            "subscription_data": {
+                "metadata": {"a": "1"},
+                "billing_mode": {"type": "flexible"},
+                "trial_period_days": 7,
+                "trial_settings": {"end_behavior": {"missing_payment_method": "cancel"}},
+            },
+            "expires_at": NOW + 3600,
+            "expand": ["line_items.data.price.product", "customer"],
+        }
+    )
+    yield c.v1.checkout.sessions.update(made.id, {"metadata": {"a": "1"}})
+    yield c.v1.checkout.sessions.line_items.list(made.id, {"expand": ["data.price.product"]})
+    emulator_of(c).complete_checkout(made.id)
+    yield c.v1.checkout.sessions.retrieve(
+        made.id, {"expand": ["subscription.latest_invoice", "invoice"]}
+    )
+    new = c.v1.checkout.sessions.create(
+        {
+            **pages,
+            "mode": "subscription",
+            "customer_email": "b@example.com",
+            "line_items": [{"price": base.id, "quantity": 1}],
+        }
+    )
+    emulator_of(c).complete_checkout(new.id)
+    saves = c.v1.checkout.sessions.create(
+        {**pages, "mode": "setup", "currency": "usd", "expand": ["setup_intent"]}
+    )
+    yield c.v1.checkout.sessions.expire(saves.id)
+    yield c.v1.checkout.sessions.list(
+        {
+            "customer": customer.id,
+            "status": "complete",
+            "created": {"gte": 1},
+            "customer_details": {"email": "a@example.com"},
+            "expand": ["data.subscription"],
+        }
+    )
+
+
+def walk_portal(c) -> Iterator[Any]:
+    price = c.v1.prices.create(
+        {
+            "currency": "usd",
+            "product": c.v1.products.create({"name": "Plan"}).id,
+            "unit_amount": 900,
+            "recurring": {"interval": "month"},
+        }
+    )
+    customer = c.v1.customers.create({})
+    subscription = c.v1.subscriptions.create(
+        {
+            "customer": customer.id,
+            "items": [{"price": price.id}],
+            "default_payment_method": "pm_card_visa",
+        }
+    )
+    sessions = c.v1.billing_portal.sessions
+    yield sessions.create({"customer": customer.id})
+    yield sessions.create(
+        {
+            "customer": customer.id,
+            "return_url": "https://a.b",
+            "configuration": "bpc_1",
+            "locale": "en",
+            "expand": ["configuration"],
+            "flow_data": {
+                "type": "subscription_cancel",
+                "subscription_cancel": {"subscription": subscription.id},
+                "after_completion": {
+                    "type": "redirect",
+                    "redirect": {"return_url": "https://a.b/bye"},
+                },
+            },
+        }
+    )
+    yield sessions.create(
+        {
+            "customer": customer.id,
+            "flow_data": {
+                "type": "payment_method_update",
+                "after_completion": {
+                    "type": "hosted_confirmation",
+                    "hosted_confirmation": {"custom_message": "Thanks"},
+                },
+            },
+        }
+    )
+
+
 WALKS = [
     walk_customers,
     walk_products,
@@ -613,6 +747,9 @@ WALKS = [
     walk_credits,
     walk_events,
     walk_webhook_endpoints,
+    walk_setup_intents,
+    walk_checkout,
+    walk_portal,
     walk_life_of_a_subscription,  # the last one: it moves the clock over a month
 ]
 
@@ -646,6 +783,8 @@ RESOURCES = (
     "/v1/billing/credit_grants",
     "/v1/invoices",
     "/v1/subscriptions/search",
+    "/v1/billing_portal",
+    "/v1/checkout",
     "/v1/events",
     "/v1/webhook_endpoints",
     "/v1/test_helpers/test_clocks",

@@ -6,7 +6,7 @@ An invoice to pay now, or none and perhaps a card to collect.
 from decimal import Decimal
 
 from stripe_emulator.core import events
-from stripe_emulator.core.billing import invoice_payments, invoices, payments
+from stripe_emulator.core.billing import invoice_payments, invoices, payments, setup_intents
 from stripe_emulator.core.billing.cycle_invoices import licensed_lines, waiting
 from stripe_emulator.core.billing.invoice_shape import line
 from stripe_emulator.core.billing.invoice_totals import SMALLEST_CHARGE
@@ -56,7 +56,14 @@ def begin(call: Call, subscription: Object, customer: Object, prices: list[Objec
         if invoice["status"] == "open" and behavior != "default_incomplete" and automatic:
             payments.attempt(world, invoice, off_session=bool(call.given("off_session")))
     if not charges and automatic and not card:
-        subscription["pending_setup_intent"] = _setup_intent(world, subscription)["id"]
+        # A page collects a card with it; it is made whenever none is known (inferred).
+        intent = setup_intents.make(
+            world,
+            customer=customer["id"],
+            livemode=subscription["livemode"],
+            _subscription=subscription["id"],
+        )
+        subscription["pending_setup_intent"] = intent["id"]
     events.emit(world, "customer.subscription.created", subscription)
     if trial and subscription["trial_end"] - world.second_for(customer) <= TRIAL_NOTICE_SECONDS:
         subscription["_trial_end_told"] = True
@@ -157,37 +164,3 @@ def _elapsed(world: World, subscription: Object, item: Object) -> list[Object]:
         found.append(former)
         at = former["current_period_end"]
     return found
-
-
-def _setup_intent(world: World, subscription: Object) -> Object:
-    """Return the setup intent a page collects a card with.
-
-    It is made whenever no card is known (inferred).
-    """
-    intent_id = world.ids.new("seti")
-    return world.setup_intents.add(
-        {
-            "id": intent_id,
-            "object": "setup_intent",
-            "application": None,
-            "automatic_payment_methods": None,
-            "cancellation_reason": None,
-            "client_secret": f"{intent_id}_secret_{world.ids.characters(24)}",
-            "created": world.second(),
-            "customer": subscription["customer"],
-            "description": None,
-            "last_setup_error": None,
-            "latest_attempt": None,
-            "livemode": subscription["livemode"],
-            "mandate": None,
-            "metadata": {},
-            "next_action": None,
-            "on_behalf_of": None,
-            "payment_method": None,
-            "payment_method_options": {},
-            "payment_method_types": ["card"],
-            "single_use_mandate": None,
-            "status": "requires_payment_method",
-            "usage": "off_session",
-        }
-    )

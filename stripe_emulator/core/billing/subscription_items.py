@@ -9,9 +9,12 @@ from stripe_emulator.core.settling import book_of
 from stripe_emulator.core.world import World
 
 
-def priced(call: Call, asked: Object, index: int) -> Object:
-    """Return the price an item asks for, fit for a subscription."""
-    param = f"items[{index}][price]"
+def priced(call: Call, asked: Object, index: int, *, among: str = "items") -> Object:
+    """Return the price an item asks for, fit for a subscription.
+
+    `among` is the parameter that holds the items.
+    """
+    param = f"{among}[{index}][price]"
     price_id = asked.get("price") or asked.get("plan")
     if price_id is None:
         raise invalid(
@@ -31,7 +34,7 @@ def priced(call: Call, asked: Object, index: int) -> Object:
     if is_metered(price) and "quantity" in asked:
         raise invalid(
             "Quantity should not be specified where usage_type is metered.",
-            param=f"items[{index}][quantity]",
+            param=f"{among}[{index}][quantity]",
         )
     return price
 
