@@ -27,12 +27,13 @@ def expected(told: Story, who: int) -> dict[str, Counter[str]]:
     """Return usage in 10^-12 by meter and what became of it.
 
     Only of meters whose usage can be added up and which one item alone bills: what two items do with an event is two
-    fates, of which the books tell one. The books do not follow a settling lag, and usage that is yet to come may belong
+    fates, of which the books tell one. The books do not follow a settling lag, they take the names of metered items on
+    a classic first invoice for their bills, and usage that is yet to come may belong
     to a period that has not begun.
     """
     life = Subscriber(told, who)
     found: dict[str, Counter[str]] = {}
-    if told.lag:
+    if told.lag or life.begun.classic:
         return {}
     for meter in told.meters:
         items = [i for i, price in enumerate(life.begun.prices) if price.meter == meter]

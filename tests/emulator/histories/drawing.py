@@ -96,12 +96,12 @@ class _Teller:
 
     def _subscribe(self) -> Subscribe:
         draw, at = self.draw, self.told.begin + self.draw.choice((0, 1, 7, 3 * DAY + 59))
-        kind = draw.choice(("plain", "plain", "anchor", "anchor", "backdated", "trial"))
+        kind = draw.choice(("plain", "plain", "anchor", "anchor", "backdated", "trial", "classic"))
         prices, quantities = [], []
         for number in range(draw.choice((1, 1, 2, 3))):
             is_licensed = kind != "anchor" and draw.random() < 0.3
             interval, count = self.main
-            if number and draw.random() < 0.3:
+            if number and kind != "classic" and draw.random() < 0.3:
                 interval, count = draw.choice(price_list.beside(*self.main))
             meter = None if is_licensed else draw.choice(self.told.meters)
             prices.append(self._new_price(meter, interval, count))
@@ -116,7 +116,16 @@ class _Teller:
         trial_end = None
         if kind == "trial":
             trial_end = at + draw.choice((DAY, 7 * DAY, 30 * DAY, draw.randrange(60, 40 * DAY)))
-        return Subscribe(at, self.who, tuple(prices), tuple(quantities), start, anchor, trial_end)
+        return Subscribe(
+            at,
+            self.who,
+            tuple(prices),
+            tuple(quantities),
+            start,
+            anchor,
+            trial_end,
+            classic=kind == "classic",
+        )
 
     def _end(self) -> int:
         """Return a moment some periods later, now and then just where something falls due."""

@@ -154,11 +154,22 @@ class Subscriber:
 
     def _first_bill(self) -> Bill:
         lines = [line for lines in self.at_once for line in lines]
+        if self.begun.classic:
+            lines += self._named_at_zero()
         for item, price in enumerate(self.begun.prices):
             if price.meter is None:
                 for start in self._starts_before(item):
                     lines += self._fee(item, start, self.begun.at)
         return Bill(self.begun.at, self.begun.at, tuple(sorted(lines)))
+
+    def _named_at_zero(self) -> list[Line]:
+        """Return the lines that name the metered items on the first invoice: 0 for the period that begins."""
+        at = self.begun.at
+        return [
+            Line(item, at, self.next_end(at), price.name, 0, 0)
+            for item, price in enumerate(self.begun.prices)
+            if price.meter is not None
+        ]
 
     def _after_trial(self, as_of: int) -> Bill:
         moment = self.trial_end
@@ -220,7 +231,7 @@ class Subscriber:
                 found.append((since, step.at, price))
                 since = step.at
             price = step.price
-        return [*found, (since, end, price)]
+        return [*([] if self.begun.classic else found), (since, end, price)]
 
     def _used(self, meter: Meter, start: int, end: int, counted_by: int, place: int) -> int:
         """Return the meter's figure over [start, end), of what counts at `counted_by` and was sent before `place`."""

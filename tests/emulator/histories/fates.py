@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from tests.emulator.histories.day_walk import next_boundary
 from tests.emulator.histories.expecting import NEVER, Bill, Subscriber
-from tests.emulator.histories.story import Send, Story, Void
+from tests.emulator.histories.story import Reprice, Send, Story, Void
 
 
 class Fate(StrEnum):
@@ -20,6 +20,7 @@ class Fate(StrEnum):
     BEFORE = "before the start"
     AFTER = "after the end"
     LATE = "too late"
+    DROPPED = "before a change of price, of which classic billing leaves it unbilled"
     LOST = "in the last period, that a cancellation left unbilled"
     VOIDED = "taken back in time"
 
@@ -36,8 +37,18 @@ def fate(life: Subscriber, item: int, place: int, sent: Send, now: int) -> Fate:
         closes = ends + life.grace if before == NEVER else ends
         if not life.bills_the_end:
             return Fate.LOST
+    if life.begun.classic and any(
+        isinstance(step, Reprice) and step.item == item and sent.timestamp < step.at < ends
+        for _, step in life.steps
+    ):
+        return Fate.DROPPED
     if closes > now:
         return Fate.RUNNING if ends > now else Fate.DRAFTED
+    return _by(life, place, sent, closes, before)
+
+
+def _by(life: Subscriber, place: int, sent: Send, closes: int, before: int) -> Fate:
+    """Return what an event's receipt made of it, when it had to be there at `closes` and before a step."""
     if not life.counts(sent.at, place, closes, before):
         return Fate.LATE
     for other, step in life.steps:
@@ -57,13 +68,7 @@ def _outside(life: Subscriber, item: int, place: int, sent: Send) -> Fate:
     if life.trial_end is not None or sent.timestamp < begun.start or not life.at_once[item]:
         return Fate.BEFORE
     [subscribed] = [other for other, step in life.steps if step is begun]
-    if not life.counts(sent.at, place, begun.at, subscribed):
-        return Fate.LATE
-    for other, step in life.steps:
-        is_taken_back = isinstance(step, Void) and step.name == sent.name
-        if is_taken_back and life.counts(step.at, other, begun.at, subscribed):
-            return Fate.VOIDED
-    return Fate.BILLED
+    return _by(life, place, sent, begun.at, subscribed)
 
 
 def unaccounted(told: Story, who: int, seen: list[Bill]) -> list[str]:

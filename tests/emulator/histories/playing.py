@@ -163,6 +163,8 @@ class Stage:
             params["backdate_start_date"] = step.start
         if step.anchor is not None:
             params["billing_cycle_anchor"] = step.anchor
+        if step.classic:
+            params["billing_mode"] = {"type": "classic"}
         if step.trial_end is not None:
             params["trial_end"] = step.trial_end
         made = self.post(

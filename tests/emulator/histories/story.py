@@ -59,6 +59,8 @@ class Subscribe(Step):
     """Before `at` when it is backdated."""
     anchor: int | None = None
     trial_end: int | None = None
+    classic: bool = False
+    """Whether the billing mode is the old one, in which a change of price leaves usage from before it unbilled."""
 
 
 @dataclass(frozen=True, slots=True)
