@@ -37,6 +37,7 @@ class Control:
             ("GET", "health"): self._health,
             ("GET", "arrivals"): self._arrivals,
             ("GET", "truth"): self._truth,
+            ("GET", "invoices"): self._invoices,
             ("GET", "violations"): self._violations,
             ("POST", "reset"): self._reset,
             ("GET", "clock"): self._clock,
@@ -107,6 +108,9 @@ class Control:
         if query.get("recount"):
             truth = Truth.folded(self.emulator.arrivals)
         return truth.as_dict(customer=query.get("customer"), event_name=query.get("event_name"))
+
+    def _invoices(self, query: dict[str, str], body: Any) -> Any:  # noqa: ARG002  one signature for all
+        return self.emulator.billed(customer=query.get("customer"))
 
     def _violations(self, query: dict[str, str], body: Any) -> Any:  # noqa: ARG002  one signature for all
         violations = self.emulator.world.violations

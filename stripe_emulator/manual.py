@@ -20,6 +20,8 @@ Ask the judge:
   GET    /_emulator/arrivals       every request and what became of it; after=N limit=M
   GET    /_emulator/truth          what was accepted, counted from the arrivals alone;
                                    customer= event_name=, recount=1 reads the log again
+  GET    /_emulator/invoices       what of it is on which invoice, per customer, meter and period,
+                                   and why the rest is on none; customer= narrows it
   GET    /_emulator/violations     what a good client never does, below
 
 Webhooks:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from stripe_emulator.core import events
-from stripe_emulator.core.billing import subscription_life
+from stripe_emulator.core.billing import subscription_status
 from stripe_emulator.core.call import Answer, Call
 from stripe_emulator.core.collection import Object, in_span
 from stripe_emulator.core.errors import ApiError, invalid
@@ -148,9 +148,9 @@ def remove(world: World, customer: Object) -> None:
     for subscription in list(world.subscriptions):
         if (
             subscription["customer"] == customer["id"]
-            and subscription["status"] in subscription_life.LIVE
+            and subscription["status"] in subscription_status.LIVE
         ):
-            subscription_life.end(world, subscription)
+            subscription_status.end(world, subscription)
     events.emit(world, "customer.deleted", customer)
     world.customers.add(
         {

@@ -6,8 +6,9 @@ to a request on its way stands in `exchange`.
 
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
-from stripe_emulator.core import webhook_endpoints, webhooks
+from stripe_emulator.core import billed, webhook_endpoints, webhooks
 from stripe_emulator.core.arrivals import Arrival, ArrivalLog, MemoryArrivals
 from stripe_emulator.core.billing.checkout_completion import CannotCompleteError, complete
 from stripe_emulator.core.billing.confirmations import confirm
@@ -87,6 +88,11 @@ class Emulator:
     def truth(self) -> Truth:
         """What was accepted, from the arrivals alone."""
         return self._parts.truth
+
+    def billed(self, *, customer: str | None = None) -> dict[str, Any]:
+        """Return what of the accepted usage is on which invoice, and why the rest is on none."""
+        catch_up(self.world)
+        return billed.books(self.world, self.arrivals, customer=customer)
 
     @property
     def world(self) -> World:
@@ -196,6 +202,7 @@ class Emulator:
         """Take the usage of logged arrivals into an account that was saved before them."""
         for arrival in arrivals:
             count_again(self.world, arrival)
+            self.world.arrivals = arrival.number
         self._parts.truth = Truth.folded(self.arrivals)
 
     def reset(self) -> None:

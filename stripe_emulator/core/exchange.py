@@ -65,9 +65,8 @@ class Exchange:
             raise
 
     def _run(self) -> Reply:
-        self.world.cause = Cause(
-            self.request_id, self.idempotency_key, len(self.parts.arrivals) + 1
-        )
+        self.world.arrivals = len(self.parts.arrivals) + 1
+        self.world.cause = Cause(self.request_id, self.idempotency_key, self.world.arrivals)
         fault = self.parts.faults.for_request(self.request.method, self.request.path)
         try:
             fault_answers.before(fault)

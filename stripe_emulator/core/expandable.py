@@ -16,6 +16,14 @@ _SHOWN = {
     "/v1/prices": "price",
     "/v1/subscriptions": "subscription",
     "/v1/invoices": "invoice",
+    "/v1/invoices/{id}/lines": "line_item",
+    "/v1/invoiceitems": "invoiceitem",
+    "/v1/credit_notes": "credit_note",
+    "/v1/credit_notes/{id}/lines": "credit_note_line_item",
+    "/v1/credit_notes/preview/lines": "credit_note_line_item",
+    "/v1/billing/credit_grants": "billing.credit_grant",
+    "/v1/billing/credit_balance_summary": "billing.credit_balance_summary",
+    "/v1/billing/credit_balance_transactions": "billing.credit_balance_transaction",
     "/v1/billing/alerts": "billing.alert",
     "/v1/setup_intents": "setup_intent",
     "/v1/billing_portal/sessions": "billing_portal.session",
@@ -41,8 +49,38 @@ EXPANDABLE: Mapping[str, Mapping[str, str]] = {
         "latest_revision": "invoice",
         "parent.subscription_details.subscription": "subscription",
         "test_clock": "test_helpers.test_clock",
+        "total_pretax_credit_amounts.credit_balance_transaction": (
+            "billing.credit_balance_transaction"
+        ),
     },
-    "line_item": {"pricing.price_details.price": "price", "subscription": "subscription"},
+    "invoice_payment": {"invoice": "invoice"},
+    "line_item": {
+        "pretax_credit_amounts.credit_balance_transaction": "billing.credit_balance_transaction",
+        "pricing.price_details.price": "price",
+        "subscription": "subscription",
+    },
+    "invoiceitem": {
+        "customer": "customer",
+        "invoice": "invoice",
+        "pricing.price_details.price": "price",
+        "test_clock": "test_helpers.test_clock",
+    },
+    "credit_note": {
+        "customer": "customer",
+        "invoice": "invoice",
+        "pretax_credit_amounts.credit_balance_transaction": "billing.credit_balance_transaction",
+    },
+    "credit_note_line_item": {
+        "pretax_credit_amounts.credit_balance_transaction": "billing.credit_balance_transaction",
+    },
+    "billing.credit_grant": {"customer": "customer", "test_clock": "test_helpers.test_clock"},
+    "billing.credit_balance_summary": {"customer": "customer"},
+    "billing.credit_balance_transaction": {
+        "credit.credits_application_invoice_voided.invoice": "invoice",
+        "credit_grant": "billing.credit_grant",
+        "debit.credits_applied.invoice": "invoice",
+        "test_clock": "test_helpers.test_clock",
+    },
     "setup_intent": {"customer": "customer"},
     "checkout.session": {
         "customer": "customer",
@@ -90,7 +128,6 @@ ELSEWHERE: Mapping[str, frozenset[str]] = {
             "on_behalf_of",
             "shipping_cost.shipping_rate",
             "total_discount_amounts.discount",
-            "total_pretax_credit_amounts.credit_balance_transaction",
             "total_pretax_credit_amounts.discount",
         }
     ),
@@ -98,9 +135,24 @@ ELSEWHERE: Mapping[str, frozenset[str]] = {
         {
             "discount_amounts.discount",
             "discounts",
-            "pretax_credit_amounts.credit_balance_transaction",
             "pretax_credit_amounts.discount",
         }
+    ),
+    "invoice_payment": frozenset(
+        {"payment.charge", "payment.payment_intent", "payment.payment_record"}
+    ),
+    "invoiceitem": frozenset({"discounts", "proration_details.discount_amounts.discount"}),
+    "credit_note": frozenset(
+        {
+            "customer_balance_transaction",
+            "discount_amounts.discount",
+            "pretax_credit_amounts.discount",
+            "refunds.refund",
+            "shipping_cost.shipping_rate",
+        }
+    ),
+    "credit_note_line_item": frozenset(
+        {"discount_amounts.discount", "pretax_credit_amounts.discount"}
     ),
     "setup_intent": frozenset(
         {
@@ -136,13 +188,15 @@ LEFT_OUT: Mapping[str, frozenset[str]] = {
     "invoice": frozenset({"confirmation_secret", "payments"}),
     "checkout.session": frozenset({"line_items"}),
 }
-"""Fields an answer holds only when asked for; the emulator knows `tiers` and the secret."""
+"""Fields an answer holds only when asked for; the emulator knows `tiers`, and of invoices
+both."""
 
 _HOLDS: Mapping[str, Mapping[str, str]] = {
     "subscription": {"items.data": "subscription_item"},
     "subscription_item": {"plan": "plan", "price": "price"},
     "item": {"price": "price"},
     "invoice": {"lines.data": "line_item"},
+    "credit_note": {"lines.data": "credit_note_line_item"},
 }
 """Objects that are shown whole anyway: a path may lead through them but not end there."""
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from stripe_emulator.core.billing.pricing import as_plan
-from stripe_emulator.core.collection import Object, Page
+from stripe_emulator.core.collection import DEFAULT_PAGE, Object, Page
 from stripe_emulator.core.world import EXPANDABLE_FIELDS, World
 
 
@@ -47,6 +47,13 @@ def _present(world: World, obj: Object) -> Object:
             if price is not None:
                 item["price"] = copy.deepcopy(price)
                 item["plan"] = as_plan(price)
+    elif obj.get("object") == "search_result":
+        shown["data"] = [_present(world, each) for each in obj["data"]]
+    elif "lines" in obj:
+        # Of many lines an object shows the first ones; they are a list of their own, too.
+        lines = shown["lines"]
+        lines["has_more"] = len(lines["data"]) > DEFAULT_PAGE
+        del lines["data"][DEFAULT_PAGE:]
     return shown
 
 

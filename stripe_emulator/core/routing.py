@@ -21,10 +21,13 @@ from stripe_emulator.core import (
     webhook_endpoints,
 )
 from stripe_emulator.core.billing import (
+    cancellations,
     checkout_routes,
-    invoices,
+    invoice_routes,
+    previews,
     subscription_changes,
     subscription_params,
+    subscription_pauses,
     subscriptions,
 )
 from stripe_emulator.core.params import NO_PARAMETERS
@@ -70,16 +73,35 @@ ROUTES: Sequence[Route] = (
     Route("POST", "/v1/prices/{id}", prices.update, price_params.UPDATE),
     Route("POST", "/v1/subscriptions", subscriptions.create, subscription_params.CREATE),
     Route("GET", "/v1/subscriptions", subscriptions.list_all, subscription_params.LIST),
+    Route("GET", "/v1/subscriptions/search", search.subscriptions, search.SEARCH),
     Route("GET", "/v1/subscriptions/{id}", subscriptions.retrieve, ONLY_EXPAND),
     Route(
         "POST", "/v1/subscriptions/{id}", subscription_changes.update, subscription_params.UPDATE
     ),
+    Route("DELETE", "/v1/subscriptions/{id}", cancellations.cancel, subscription_params.CANCEL),
     Route(
-        "DELETE", "/v1/subscriptions/{id}", subscription_changes.cancel, subscription_params.CANCEL
+        "POST", "/v1/subscriptions/{id}/pause", subscription_pauses.pause, subscription_pauses.PAUSE
     ),
-    Route("GET", "/v1/invoices", invoices.list_all, invoices.LIST),
-    Route("GET", "/v1/invoices/{id}", invoices.retrieve, ONLY_EXPAND),
-    Route("POST", "/v1/invoices/{id}/pay", invoices.pay, invoices.PAY),
+    Route(
+        "POST",
+        "/v1/subscriptions/{id}/resume",
+        subscription_pauses.resume,
+        subscription_pauses.RESUME,
+    ),
+    Route(
+        "POST",
+        "/v1/subscriptions/{id}/migrate",
+        subscription_pauses.migrate,
+        subscription_pauses.MIGRATE,
+    ),
+    Route(
+        "DELETE",
+        "/v1/subscriptions/{id}/discount",
+        subscription_pauses.delete_discount,
+        NO_PARAMETERS,
+    ),
+    Route("POST", "/v1/invoices/create_preview", previews.create, previews.CREATE),
+    *invoice_routes.ROUTES,
     Route("GET", "/v1/events", event_reads.list_all, event_reads.LIST),
     Route("GET", "/v1/events/{id}", event_reads.retrieve, ONLY_EXPAND),
     Route("POST", "/v1/webhook_endpoints", webhook_endpoints.create, webhook_endpoints.CREATE),

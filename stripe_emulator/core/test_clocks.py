@@ -2,7 +2,7 @@
 
 from stripe_emulator.core import customers, events
 from stripe_emulator.core.agenda import Agenda
-from stripe_emulator.core.billing import subscription_life
+from stripe_emulator.core.billing import subscription_agenda, subscription_status
 from stripe_emulator.core.billing.periods import shifted
 from stripe_emulator.core.billing.subscription_items import price_of
 from stripe_emulator.core.call import Answer, Call
@@ -125,7 +125,7 @@ def _attach(world: World, customer: Object, clock: Object) -> None:
     for subscription in world.subscriptions:
         if subscription["customer"] == customer["id"]:
             subscription["test_clock"] = clock["id"]
-            subscription_life.plan(world, subscription)
+            subscription_agenda.plan(world, subscription)
 
 
 def _furthest(world: World, clock: Object) -> int:
@@ -134,7 +134,7 @@ def _furthest(world: World, clock: Object) -> int:
     for subscription in world.subscriptions:
         if (
             subscription["test_clock"] == clock["id"]
-            and subscription["status"] in subscription_life.LIVE
+            and subscription["status"] in subscription_status.LIVE
         ):
             for item in subscription["items"]["data"]:
                 recurring = price_of(world, item)["recurring"]

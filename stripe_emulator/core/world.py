@@ -49,6 +49,12 @@ class World:
     """Meters by event name and mode: every event looks here."""
     subscriptions: Collection = field(default_factory=lambda: Collection("subscription"))
     invoices: Collection = field(default_factory=lambda: Collection("invoice"))
+    invoice_items: Collection = field(default_factory=lambda: Collection("invoiceitem"))
+    credit_notes: Collection = field(default_factory=lambda: Collection("credit note"))
+    credit_grants: Collection = field(default_factory=lambda: Collection("credit grant"))
+    credit_transactions: Collection = field(
+        default_factory=lambda: Collection("credit balance transaction")
+    )
     setup_intents: Collection = field(default_factory=lambda: Collection("setupintent"))
     checkout_sessions: Collection = field(default_factory=lambda: Collection("checkout.session"))
     portal_sessions: Collection = field(
@@ -65,6 +71,8 @@ class World:
     agenda: Agenda = field(default_factory=Agenda)
     clock_agendas: dict[str, Agenda] = field(default_factory=dict)
     cause: Cause = field(default_factory=Cause)
+    arrivals: int = 0
+    """How many requests there were, one that is being answered included."""
     sessions: dict[str, Session] = field(default_factory=dict)
     alerts_of: dict[str, list[Object]] = field(default_factory=dict)
     """Alerts by meter: every counted event looks here."""
@@ -91,6 +99,10 @@ class World:
             return self.clock.second()
         clock = self.test_clocks.find(clock_id)
         return int(clock["frozen_time"]) if clock else self.clock.second()
+
+    def second_for(self, customer: Object | None) -> int:
+        """Return the second things happen in for this customer, due work included."""
+        return self.now_for(customer) if self.moment is None else self.moment
 
     def agenda_for(self, customer: Object) -> Agenda:
         """Return the agenda of the time line this customer lives on."""
@@ -121,5 +133,7 @@ _EXPANDABLE = {
     "setup_intent": "setup_intents",
     "test_clock": "test_clocks",
     "meter": "meters",
+    "credit_balance_transaction": "credit_transactions",
+    "credit_grant": "credit_grants",
 }
 EXPANDABLE_FIELDS = frozenset(_EXPANDABLE)

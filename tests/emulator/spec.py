@@ -10,6 +10,8 @@ from urllib.parse import parse_qsl
 import jsonschema
 import pytest
 
+from stripe_emulator.core.route import Route
+
 SPEC = Path(__file__).resolve().parents[3] / "shared" / "stripe" / "openapi" / "spec.json"
 
 
@@ -92,6 +94,15 @@ def operation(method: str, path: str) -> tuple[str, dict[str, Any]]:
         if re.fullmatch(pattern, path) and method.lower() in paths()[template]:
             return template, paths()[template][method.lower()]
     raise AssertionError(f"the description has no {method} {path}")
+
+
+def template_of(route: Route) -> tuple[str, str] | None:
+    """The method and template of a route, or None for one the description has not."""
+    try:
+        template, _ = operation(route.method, re.sub(r"\{\w+\}", "x", route.path))
+    except AssertionError:
+        return None
+    return route.method, template
 
 
 def check_answer(method: str, path: str, status: int, body: Any) -> None:

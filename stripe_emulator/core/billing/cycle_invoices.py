@@ -1,17 +1,16 @@
 """Invoices at the end of a billing period.
 
-A draft, counted again when it is finalized an hour later.
-Made only with the setting `cycle_invoices`, until the rest of an invoice's life is emulated too.
+A draft, counted again when it is finalized and then paid. When that happens stands in
+`finalization`.
 """
 
 from decimal import Decimal
 
-from stripe_emulator.core import events, exact
-from stripe_emulator.core.billing import invoices
+from stripe_emulator.core.billing import invoices, payments, pending_items
 from stripe_emulator.core.billing.invoice_shape import line
-from stripe_emulator.core.billing.invoice_totals import total_up
-from stripe_emulator.core.billing.pricing import amount, billed_quantity
+from stripe_emulator.core.billing.pricing import amount
 from stripe_emulator.core.billing.subscription_items import is_metered, price_of
+from stripe_emulator.core.billing.usage_lines import recount, usage_lines
 from stripe_emulator.core.collection import Object
 from stripe_emulator.core.world import World
 
@@ -19,98 +18,75 @@ from stripe_emulator.core.world import World
 def close_periods(world: World, subscription: Object, ended: list[Object], *, final: bool) -> None:
     """Bill the usage of the ended periods, and the new ones of licensed items unless it is final.
 
-    `ended` are the items as they were. A metered item gets a line for nothing, too.
+    `ended` are the items as they were. A metered item gets a line for nothing, too. What waits for
+    the subscription's next invoice comes along.
     """
-    if not world.settings.cycle_invoices:
-        return
-    items = {item["id"]: item for item in subscription["items"]["data"]}
-    lines = []
-    for former in ended:
-        price = price_of(world, former)
-        if is_metered(price):
-            lines.append(_usage_line(world, subscription, former, price))
-        elif not final:
-            item = items[former["id"]]
-            charged = amount(price, Decimal(item["quantity"]))
-            lines.append(
-                line(world, subscription, item, price, amount=charged, quantity=item["quantity"])
-            )
-    if lines:
+    lines = period_lines(world, subscription, ended, final=final)
+    if lines or (final and waiting(world, subscription)):
         invoice = invoices.make(world, subscription, lines, reason="subscription_cycle", draft=True)
         subscription["latest_invoice"] = invoice["id"]
 
 
-def bill_now(world: World, subscription: Object, until: int) -> None:
-    """Bill the usage of the running periods at once, as `invoice_now` asks for on cancellation."""
-    if not world.settings.cycle_invoices:
-        return
-    running = [
-        {**item, "current_period_end": until}
+def period_lines(
+    world: World, subscription: Object, ended: list[Object], *, final: bool
+) -> list[Object]:
+    """Return the lines for ended periods, and for the next ones of licensed items."""
+    items = {item["id"]: item for item in subscription["items"]["data"]}
+    lines = []
+    for former in ended:
+        lines += usage_lines(world, subscription, former)
+        if not final and not is_metered(price_of(world, former)):
+            lines.append(licensed_line(world, subscription, items[former["id"]]))
+    return lines
+
+
+def licensed_line(world: World, subscription: Object, item: Object) -> Object:
+    """Return the line for a licensed item's whole period."""
+    price = price_of(world, item)
+    charged = amount(price, Decimal(item["quantity"]))
+    return line(world, subscription, item, price, amount=charged, quantity=item["quantity"])
+
+
+def waiting(world: World, subscription: Object) -> list[Object]:
+    """Return the invoice items the subscription's next invoice takes."""
+    return pending_items.waiting(world, subscription, subscription=subscription["id"], others=True)
+
+
+def bill_now(
+    world: World, subscription: Object, lines: list[Object], *, reason: str, attempts: bool = True
+) -> Object:
+    """Make an invoice of `lines` and of what waits, final at once, and ask for its payment."""
+    invoice = invoices.make(world, subscription, lines, reason=reason, draft=False)
+    subscription["latest_invoice"] = invoice["id"]
+    if attempts:
+        payments.collect(world, invoice)
+    return invoice
+
+
+def running_usage(world: World, subscription: Object, until: int) -> list[Object]:
+    """Return the lines for usage of the running periods, as `invoice_now` bills it."""
+    return [
+        each
         for item in subscription["items"]["data"]
-        if is_metered(price_of(world, item))
+        for each in usage_lines(world, subscription, item, until)
     ]
-    lines = [_usage_line(world, subscription, item, price_of(world, item)) for item in running]
-    if lines:
-        invoice = invoices.make(
-            world, subscription, lines, reason="subscription_update", draft=False
-        )
-        subscription["latest_invoice"] = invoice["id"]
-        collect(world, invoice)
 
 
-def finalize(world: World, invoice: Object) -> None:
-    """Count the usage of a draft again, open it, and collect it."""
+def finalize(world: World, invoice: Object, *, collecting: bool = True) -> None:
+    """Count the usage of a draft again, open it, and collect it.
+
+    While the collection of its subscription is paused, it is voided or given up instead (docs.
+    stripe.com/billing/subscriptions/pause-payment; that this waits for finalization is inferred).
+    """
     if invoice["status"] != "draft":
         return
-    for each in invoice["lines"]["data"]:
-        _recount(world, invoice, each)
-    total_up(invoice)
+    recount(world, invoice)
     invoices.finalize(world, invoice)
-    if invoice["billing_reason"] == "subscription_cycle":
-        collect(world, invoice)
-
-
-def collect(world: World, invoice: Object) -> None:
-    """Charge an open invoice: paid with a payment method, or the subscription is past due."""
-    if invoice["status"] != "open" or invoice["collection_method"] != "charge_automatically":
-        return
     subscription = world.subscriptions.find(invoices.subscription_of(invoice) or "") or {}
-    customer = world.customers.find(invoice["customer"]) or {}
-    card = subscription.get("default_payment_method") or (
-        customer.get("invoice_settings") or {}
-    ).get("default_payment_method")
-    if card:
-        invoices.settle(world, invoice)
-        return
-    invoice["attempted"] = True
-    invoice["attempt_count"] += 1
-    events.emit(world, "invoice.payment_failed", invoice)
-    if subscription.get("status") == "active":
-        subscription["status"] = "past_due"
-        events.emit(
-            world, "customer.subscription.updated", subscription, previous={"status": "active"}
-        )
-
-
-def _usage_line(world: World, subscription: Object, item: Object, price: Object) -> Object:
-    made = line(world, subscription, item, price, amount=0, quantity=0)
-    _count(world, made, price, subscription["customer"])
-    return made
-
-
-def _recount(world: World, invoice: Object, made: Object) -> None:
-    price = world.prices.find(made["pricing"]["price_details"]["price"])
-    if price is not None and is_metered(price):
-        _count(world, made, price, invoice["customer"])
-
-
-def _count(world: World, made: Object, price: Object, customer: str) -> None:
-    """Set a line to what its period holds now; the quantity is shown transformed (inferred)."""
-    period = made["period"]
-    used = world.usage.aggregate(
-        price["recurring"]["meter"], customer, period["start"], period["end"]
-    )
-    quantity = billed_quantity(price, used)
-    made["quantity"] = int(quantity)
-    made["quantity_decimal"] = exact.plain(quantity)
-    made["amount"] = made["subtotal"] = amount(price, used)
+    behavior = (subscription.get("pause_collection") or {}).get("behavior")
+    if invoice["status"] == "open" and behavior == "void":
+        invoices.void(world, invoice)
+    elif invoice["status"] == "open" and behavior == "mark_uncollectible":
+        invoices.mark_uncollectible(world, invoice)
+    elif collecting:
+        payments.collect(world, invoice)

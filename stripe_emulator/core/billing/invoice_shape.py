@@ -52,24 +52,91 @@ def line(  # noqa: PLR0913  the parts of a line
     }
 
 
-def blank() -> Object:
-    """Return a draft over nothing, for nobody yet."""
+def item_line(world: World, item: Object) -> Object:
+    """Return a line for an invoice item."""
+    details = (item["parent"] or {}).get("subscription_details") or {}
     return {
+        "id": world.ids.new("il"),
+        "object": "line_item",
+        "currency": item["currency"],
+        "discount_amounts": [],
+        "discounts": [],
+        "invoice": None,
+        "livemode": item["livemode"],
+        "parent": {
+            "invoice_item_details": {
+                "invoice_item": item["id"],
+                "proration": item["proration"],
+                "proration_details": {"credited_items": None},
+                "subscription": details.get("subscription"),
+            },
+            "subscription_item_details": None,
+            "type": "invoice_item_details",
+        },
+        "pretax_credit_amounts": [],
+        "taxes": [],
+        **of_item(item),
+    }
+
+
+def of_item(item: Object) -> Object:
+    """Return what a line repeats of its invoice item; it follows the item's changes."""
+    shared = ("amount", "description", "discountable", "quantity", "quantity_decimal")
+    return {name: item[name] for name in shared} | {
+        "metadata": dict(item["metadata"]),
+        "period": dict(item["period"]),
+        "pricing": item["pricing"],
+        "subtotal": item["amount"],
+    }
+
+
+def item_of(line: Object) -> str | None:
+    """Return the id of the invoice item a line was made from."""
+    details = line["parent"]["invoice_item_details"]
+    return str(details["invoice_item"]) if details else None
+
+
+def of_subscription(subscription: Object) -> Object:
+    """Return the `parent` of an invoice that a subscription has."""
+    return {
+        "quote_details": None,
+        "subscription_details": {
+            "metadata": dict(subscription["metadata"]),
+            "subscription": subscription["id"],
+        },
+        "type": "subscription_details",
+    }
+
+
+def blank(world: World, customer: Object, lines: list[Object]) -> Object:
+    """Return a draft of `lines` for a customer, made now; it has no totals yet."""
+    invoice_id, now = world.ids.new("in"), world.second_for(customer)
+    for each in lines:
+        each["invoice"] = invoice_id
+    return {
+        "id": invoice_id,
         "object": "invoice",
         "account_country": "US",
         "account_name": "Emulated account",
         "amount_overpaid": 0,
         "amount_paid": 0,
+        "amount_paid_off_stripe": 0,
         "amount_shipping": 0,
         "attempt_count": 0,
         "attempted": False,
+        "auto_advance": True,
         "automatic_tax": {
             "disabled_reason": None,
             "enabled": False,
             "liability": None,
             "status": None,
         },
+        "automatically_finalizes_at": None,
+        "created": now,
         "custom_fields": None,
+        "customer": customer["id"],
+        "customer_email": customer.get("email"),
+        "customer_name": customer.get("name"),
         "default_payment_method": None,
         "default_tax_rates": [],
         "description": None,
@@ -77,10 +144,17 @@ def blank() -> Object:
         "due_date": None,
         "effective_at": None,
         "ending_balance": None,
+        "footer": None,
         "hosted_invoice_url": None,
         "invoice_pdf": None,
         "issuer": {"type": "self"},
         "last_finalization_error": None,
+        "lines": {
+            "object": "list",
+            "data": lines,
+            "has_more": False,
+            "url": f"/v1/invoices/{invoice_id}/lines",
+        },
         "metadata": {},
         "next_payment_attempt": None,
         "number": None,
@@ -89,6 +163,8 @@ def blank() -> Object:
             "payment_method_options": None,
             "payment_method_types": None,
         },
+        "period_end": now,
+        "period_start": now,
         "post_payment_credit_notes_amount": 0,
         "pre_payment_credit_notes_amount": 0,
         "receipt_number": None,
@@ -101,8 +177,11 @@ def blank() -> Object:
             "paid_at": None,
             "voided_at": None,
         },
+        "test_clock": customer.get("test_clock"),
         "total_discount_amounts": [],
         "total_pretax_credit_amounts": [],
         "total_taxes": [],
         "webhooks_delivered_at": None,
+        "_confirmation_secret": None,
+        "_payments": None,
     }

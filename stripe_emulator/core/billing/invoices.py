@@ -1,183 +1,186 @@
-"""Invoices as far as the first one of a subscription needs them.
+"""The life of an invoice: it is made, finalized, and then paid, voided or given up.
 
-Cycles come with the invoice engine.
+Calls about invoices stand in `invoice_calls` and `manual_invoices`, payments in
+`invoice_payments`. What a subscription puts on an invoice is decided by its engine.
 """
 
 from typing import Any
 
 from stripe_emulator.core import events
-from stripe_emulator.core.billing.invoice_shape import blank
-from stripe_emulator.core.billing.invoice_totals import total_up
-from stripe_emulator.core.call import Answer, Call
-from stripe_emulator.core.collection import Object, in_span
-from stripe_emulator.core.errors import invalid
-from stripe_emulator.core.kinds import Boolean, Choice, String
-from stripe_emulator.core.params import CREATED, EXPAND, Hash, anything, listing
-from stripe_emulator.core.settings import HOUR_SECONDS
+from stripe_emulator.core.billing import (
+    finalization,
+    invoice_states,
+    pending_items,
+    subscription_status,
+)
+from stripe_emulator.core.billing.credit_application import apply_credits, give_back
+from stripe_emulator.core.billing.invoice_shape import blank, of_subscription
+from stripe_emulator.core.billing.invoice_totals import apply_balance, total_up, unapply_balance
+from stripe_emulator.core.collection import Object
+from stripe_emulator.core.settings import DAY_SECONDS
 from stripe_emulator.core.world import World
-
-LIST = listing(
-    collection_method=Choice("charge_automatically", "send_invoice"),
-    created=CREATED,
-    customer=String(),
-    customer_account=anything(),
-    due_date=anything(),
-    expand=EXPAND,
-    status=Choice("draft", "open", "paid", "uncollectible", "void"),
-    subscription=String(),
-)
-PAY = Hash(
-    {
-        "expand": EXPAND,
-        "forgive": Boolean(),
-        "mandate": anything(),
-        "off_session": Boolean(),
-        "paid_out_of_band": Boolean(),
-        "payment_method": String(),
-        "source": anything(),
-    }
-)
-AGENDA_KIND = "invoice"
-FINALIZE_AFTER_SECONDS = HOUR_SECONDS
-
-
-def retrieve(call: Call) -> Answer:
-    return call.world.invoices.get(call.path["id"], livemode=call.livemode)
-
-
-def list_all(call: Call) -> Answer:
-    given = call.given
-    plain = {
-        name: given(name)
-        for name in ("collection_method", "customer", "status")
-        if name in call.params
-    }
-    return call.world.invoices.page(
-        call.params,
-        url=call.url,
-        livemode=call.livemode,
-        keep=lambda each: (
-            all(each[name] == value for name, value in plain.items())
-            and given("subscription") in {None, subscription_of(each)}
-            and in_span(given("created"), each["created"])
-        ),
-    )
-
-
-def pay(call: Call) -> Answer:
-    """Pay an open invoice.
-
-    Any payment method pays, and so does the word that it was paid elsewhere.
-    """
-    invoice = call.world.invoices.get(call.path["id"], livemode=call.livemode)
-    if invoice["status"] == "paid":
-        raise invalid("Invoice is already paid")
-    if invoice["status"] == "draft":
-        finalize(call.world, invoice)
-    settle(call.world, invoice)
-    return invoice
 
 
 def make(
     world: World, subscription: Object, lines: list[Object], *, reason: str, draft: bool
 ) -> Object:
-    """Make an invoice of `lines`.
+    """Make an invoice of `lines`, and of what invoice items wait for it.
 
-    A draft is finalized an hour later, another one is open at once.
+    A draft is finalized after the grace period, another one is open at once.
     """
-    invoice_id = world.ids.new("in")
-    for line in lines:
-        line["invoice"] = invoice_id
-    customer = world.customers.find(subscription["customer"]) or {}
-    now = world.second()
-    invoice = blank() | {
-        "id": invoice_id,
-        "auto_advance": True,
-        "automatically_finalizes_at": now + FINALIZE_AFTER_SECONDS if draft else None,
+    customer = world.customers.find(subscription["customer"]) or {"id": subscription["customer"]}
+    invoice = blank(world, customer, lines) | {
         "billing_reason": reason,
         "collection_method": subscription["collection_method"],
-        "created": now,
         "currency": subscription["currency"],
-        "customer": subscription["customer"],
-        "customer_email": customer.get("email"),
-        "customer_name": customer.get("name"),
-        "lines": {
-            "object": "list",
-            "data": lines,
-            "has_more": False,
-            "url": f"/v1/invoices/{invoice_id}/lines",
-        },
         "livemode": subscription["livemode"],
-        "parent": {
-            "quote_details": None,
-            "subscription_details": {
-                "metadata": subscription["metadata"],
-                "subscription": subscription["id"],
-            },
-            "type": "subscription_details",
-        },
-        "period_end": now,
-        "period_start": now,
+        "parent": of_subscription(subscription),
         "test_clock": subscription["test_clock"],
-        "_confirmation_secret": None,
     }
-    total_up(invoice)
-    world.invoices.add(invoice)
-    events.emit(world, "invoice.created", invoice)
-    if draft:
-        world.agenda_for(customer).add(now + FINALIZE_AFTER_SECONDS, AGENDA_KIND, invoice_id)
-    else:
+    if subscription["days_until_due"] is not None:
+        invoice["due_date"] = invoice["created"] + subscription["days_until_due"] * DAY_SECONDS
+    pending_items.collect(world, invoice, subscription=subscription["id"], others=True)
+    invoice["auto_advance"] = not draft or subscription_status.advances(subscription)
+    waits = draft and invoice["auto_advance"]
+    at = invoice["created"] + world.settings.finalization_delay_seconds
+    store(world, invoice, finalizes_at=at if waits else None)
+    if not draft:
         finalize(world, invoice)
     return invoice
 
 
-def finalize(world: World, invoice: Object) -> None:
-    """Open a draft: it gets its number and a secret to confirm its payment with.
+def store(world: World, invoice: Object, *, finalizes_at: int | None) -> None:
+    """Total a new draft, keep it, and let it finalize itself at a moment if there is one."""
+    total_up(world, invoice)
+    world.invoices.add(invoice)
+    finalization.schedule(world, invoice, finalizes_at)
+    created = events.emit(world, "invoice.created", invoice)
+    finalization.told(invoice, created)
 
-    An invoice over nothing is paid at once.
+
+def finalize(world: World, invoice: Object) -> None:
+    """Open a draft whose usage was counted for the last time.
+
+    In order: billing credits, the customer's balance, then a number and a payment to be made. An
+    invoice with nothing due is paid at once.
     """
     if invoice["status"] != "draft":
         return
-    invoice["status"] = "open"
+    now = _now(world, invoice)
+    apply_credits(world, invoice, now)
+    total_up(world, invoice)
+    apply_balance(world, invoice)
+    invoice_states.move(invoice, "open", now)
+    invoice["_counted_until"] = world.arrivals + 1
     invoice["automatically_finalizes_at"] = None
     invoice["number"] = f"EMULATOR-{world.count('invoice number'):06d}"
-    invoice["status_transitions"]["finalized_at"] = world.second()
-    invoice["effective_at"] = world.second()
+    invoice["effective_at"] = invoice["effective_at"] or now
+    intent = world.ids.new("pi")
     invoice["_confirmation_secret"] = {
-        "client_secret": f"{world.ids.new('pi')}_secret_{world.ids.characters(24)}",
+        "client_secret": f"{intent}_secret_{world.ids.characters(24)}",
         "type": "payment_intent",
     }
+    invoice["_payments"] = {
+        "object": "list",
+        "data": [],
+        "has_more": False,
+        "url": "/v1/invoice_payments",
+    }
+    add_payment(world, invoice, "payment_intent", intent, default=True)
     events.emit(world, "invoice.finalized", invoice)
     if invoice["amount_due"] == 0:
         settle(world, invoice)
 
 
-def settle(world: World, invoice: Object) -> None:
-    """Mark an invoice paid; an incomplete or past due subscription becomes active."""
-    invoice["status"] = "paid"
+def settle(world: World, invoice: Object, *, elsewhere: bool = False) -> None:
+    """Mark an invoice paid; an incomplete or past due subscription becomes active.
+
+    What was paid elsewhere is paid, but no payment here succeeded.
+    """
+    now = _now(world, invoice)
+    invoice_states.move(invoice, "paid", now)
     invoice["attempted"] = True
+    if elsewhere:
+        invoice["amount_paid_off_stripe"] += invoice["amount_remaining"]
     invoice["amount_paid"] = invoice["amount_due"]
     invoice["amount_remaining"] = 0
-    invoice["status_transitions"]["paid_at"] = world.second()
+    invoice["next_payment_attempt"] = None
+    _close_payments(invoice, now, paid=not elsewhere)
     events.emit(world, "invoice.paid", invoice)
-    events.emit(world, "invoice.payment_succeeded", invoice)
+    if not elsewhere:
+        events.emit(world, "invoice.payment_succeeded", invoice)
     subscription = world.subscriptions.find(subscription_of(invoice) or "")
-    if subscription is not None and subscription["status"] in {"incomplete", "past_due"}:
-        before = subscription["status"]
-        subscription["status"] = "active"
-        events.emit(
-            world, "customer.subscription.updated", subscription, previous={"status": before}
-        )
+    if subscription is not None:
+        subscription_status.paid(world, subscription, invoice)
 
 
 def void(world: World, invoice: Object) -> None:
-    """Void what will not be paid."""
-    invoice["status"] = "void"
-    invoice["status_transitions"]["voided_at"] = world.second()
+    """Void what will not be paid: credits and balance go back to where they came from."""
+    now = _now(world, invoice)
+    invoice_states.move(invoice, "void", now)
+    invoice["next_payment_attempt"] = None
+    _close_payments(invoice, now, paid=False)
+    give_back(world, invoice, now)
+    unapply_balance(world, invoice)
     events.emit(world, "invoice.voided", invoice)
+
+
+def mark_uncollectible(world: World, invoice: Object) -> None:
+    """Give an open invoice up; it can still be paid."""
+    invoice_states.move(invoice, "uncollectible", _now(world, invoice))
+    invoice["next_payment_attempt"] = None
+    events.emit(world, "invoice.marked_uncollectible", invoice)
+
+
+def add_payment(world: World, invoice: Object, kind: str, named: str, *, default: bool) -> Object:
+    """Add an open payment of what remains to those `expand` shows."""
+    payment: Object = {
+        "id": world.ids.new("inpay"),
+        "object": "invoice_payment",
+        "amount_paid": None,
+        "amount_requested": invoice["amount_remaining"],
+        "created": _now(world, invoice),
+        "currency": invoice["currency"],
+        "invoice": invoice["id"],
+        "is_default": default,
+        "livemode": invoice["livemode"],
+        "payment": {kind: named, "type": kind},
+        "status": "open",
+        "status_transitions": {"canceled_at": None, "paid_at": None},
+    }
+    invoice["_payments"]["data"].append(payment)
+    return payment
+
+
+def paid_by(world: World, invoice: Object, payment: Object) -> None:
+    """Take what remains as paid elsewhere, by this payment."""
+    _pay(payment, invoice["amount_remaining"], _now(world, invoice))
+    settle(world, invoice, elsewhere=True)
 
 
 def subscription_of(invoice: Object) -> str | None:
     details: Any = (invoice.get("parent") or {}).get("subscription_details") or {}
     subscription: str | None = details.get("subscription")
     return subscription
+
+
+def _close_payments(invoice: Object, now: int, *, paid: bool) -> None:
+    """Let the default payment be the one that was made, and cancel what is still open."""
+    for payment in invoice["_payments"]["data"]:
+        if payment["status"] != "open":
+            continue
+        if paid and payment["is_default"]:
+            _pay(payment, invoice["amount_paid"], now)
+        else:
+            payment["status"] = "canceled"
+            payment["status_transitions"]["canceled_at"] = now
+
+
+def _pay(payment: Object, amount: int, now: int) -> None:
+    payment["status"] = "paid"
+    payment["amount_paid"] = payment["amount_requested"] = amount
+    payment["status_transitions"]["paid_at"] = now
+
+
+def _now(world: World, invoice: Object) -> int:
+    return world.second_for(invoice)

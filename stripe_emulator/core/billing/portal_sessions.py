@@ -10,7 +10,7 @@ from stripe_emulator.core import customers, events
 from stripe_emulator.core.billing import setup_intents, subscription_changes
 from stripe_emulator.core.billing.checkout_rules import check_url
 from stripe_emulator.core.billing.payment_methods import Outcome
-from stripe_emulator.core.billing.subscription_life import LIVE
+from stripe_emulator.core.billing.subscription_status import LIVE
 from stripe_emulator.core.call import Answer, Call
 from stripe_emulator.core.collection import Object
 from stripe_emulator.core.errors import invalid
