@@ -153,9 +153,10 @@ def _panel(world: World, session: Object, subscription: Object) -> str:
 
 def _next_invoice(world: World, subscription: Object, at: int) -> str:
     """Say what the next invoice comes to with the usage of now; nothing of it is kept."""
-    trial = subscription["status"] == "trialing"
     total = money(upcoming(world, subscription)["total"], subscription["currency"])
-    return f"{'The trial ends' if trial else 'Next invoice'} on {day(at)}, {total} by now"
+    if subscription["status"] == "trialing":
+        return f"The trial ends on {day(at)}, then {total} are due"
+    return f"Next invoice on {day(at)}, {total} by now"
 
 
 def _item(world: World, item: Object) -> str:

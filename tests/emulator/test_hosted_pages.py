@@ -310,6 +310,14 @@ def test_portal_counts_usage_into_the_next_invoice(visitor, portal, subscription
     assert "Next invoice on 23 December 2026, $20.08 by now" in visitor.open(portal().url).text
 
 
+def test_portal_says_what_follows_a_trial(visitor, portal, base_price, shop):
+    subscribe(shop, base_price, trial_period_days=14)
+
+    text = visitor.open(portal().url).text
+
+    assert "The trial ends on 7 December 2026, then $20.00 are due" in text
+
+
 def test_portal_says_that_a_subscription_is_paused(visitor, portal, subscription, shop):
     shop.client.v1.subscriptions.pause(subscription.id, {"type": "subscription"})
 
