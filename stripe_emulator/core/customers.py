@@ -182,6 +182,15 @@ def find(call: Call, customer_id: str, *, param: str = "id", status: int = 404) 
     return customer
 
 
+def named(call: Call) -> Object:
+    """Return the customer that a call names as its `customer`, which it must."""
+    if "customer" not in call.params:
+        raise invalid(
+            "Missing required param: customer.", param="customer", code="parameter_missing"
+        )
+    return find(call, call.params["customer"], param="customer", status=400)
+
+
 def _set(customer: Object, params: dict[str, Any]) -> None:
     for name in _PLAIN:
         if name in params:

@@ -4,6 +4,9 @@ import json
 
 import pytest
 from stripe import params as asked
+from stripe._invoice import Invoice
+from stripe._invoice_line_item import InvoiceLineItem
+from stripe._invoice_payment import InvoicePayment
 from stripe.params import billing as asked_of_billing
 from stripe.params._credit_note_create_params import CreditNoteCreateParamsLine
 from stripe.params._invoice_add_lines_params import InvoiceAddLinesParamsLine
@@ -12,7 +15,7 @@ from stripe.params._invoice_update_lines_params import InvoiceUpdateLinesParamsL
 
 from stripe_emulator.core.billing import (
     credit_balances,
-    credit_grants,
+    credit_grant_params,
     credit_notes,
     invoice_calls,
     invoice_params,
@@ -130,6 +133,18 @@ def test_credit_balances_have_the_fields_of_their_class(shop):
     spec.check_schema("billing.credit_balance_transaction", shown(one))
 
 
+def test_invoices_have_every_field_of_their_class(shop, invoice):
+    body = shown(
+        shop.client.v1.invoices.retrieve(
+            invoice.id, {"expand": ["payments", "confirmation_secret"]}
+        )
+    )
+
+    assert body.keys() == sdk_shapes.fields(Invoice).keys()
+    assert body["lines"]["data"][0].keys() == sdk_shapes.fields(InvoiceLineItem).keys()
+    assert body["payments"]["data"][0].keys() == sdk_shapes.fields(InvoicePayment).keys()
+
+
 PARAMETERS = [
     (asked.InvoiceItemCreateParams, invoice_params.ITEM_CREATE),
     (asked.InvoiceItemUpdateParams, invoice_params.ITEM_UPDATE),
@@ -143,9 +158,9 @@ PARAMETERS = [
     (asked.CreditNoteListParams, credit_notes.LIST),
     (asked_of_billing.CreditBalanceSummaryRetrieveParams, credit_balances.SUMMARY),
     (asked_of_billing.CreditBalanceTransactionListParams, credit_balances.LIST),
-    (asked_of_billing.CreditGrantCreateParams, credit_grants.CREATE),
-    (asked_of_billing.CreditGrantUpdateParams, credit_grants.UPDATE),
-    (asked_of_billing.CreditGrantListParams, credit_grants.LIST),
+    (asked_of_billing.CreditGrantCreateParams, credit_grant_params.CREATE),
+    (asked_of_billing.CreditGrantUpdateParams, credit_grant_params.UPDATE),
+    (asked_of_billing.CreditGrantListParams, credit_grant_params.LIST),
     (asked.InvoiceCreateParams, invoice_params.CREATE),
     (asked.InvoiceUpdateParams, invoice_params.UPDATE),
     (asked.InvoiceListParams, invoice_calls.LIST),

@@ -74,7 +74,6 @@ def eligible(world: World, invoice: Object) -> list[Object]:
         grant
         for grant in world.credit_grants
         if grant["customer"] == invoice["customer"]
-        and grant["voided_at"] is None
         and grant["amount"]["monetary"]["currency"] == invoice["currency"]
         and grant["effective_at"] <= end < (grant["expires_at"] or _NEVER)
     ]

@@ -40,7 +40,7 @@ def summary(call: Call) -> Answer:
     asks for the grants of that very scope (inferred).
     """
     world = call.world
-    customer = customers.find(call, call.given("customer", ""), param="customer", status=400)
+    customer = customers.named(call)
     wanted = call.params["filter"]
     if wanted["type"] not in wanted:
         raise invalid(f"Missing required param: filter[{wanted['type']}].", param="filter")

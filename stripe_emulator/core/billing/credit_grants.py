@@ -6,12 +6,11 @@ Source: docs.stripe.com, usage-based billing, billing credits.
 
 from stripe_emulator.core import customers, events
 from stripe_emulator.core.billing import credit_ledger
+from stripe_emulator.core.billing.credit_grant_params import check_expiry, scope_of
 from stripe_emulator.core.call import Answer, Call
 from stripe_emulator.core.collection import Object
 from stripe_emulator.core.errors import invalid
-from stripe_emulator.core.kinds import Choice, Integer, String
 from stripe_emulator.core.metadata import merged
-from stripe_emulator.core.params import EXPAND, METADATA, Array, Hash, anything, listing
 from stripe_emulator.core.settings import HOUR_SECONDS
 from stripe_emulator.core.world import World
 
@@ -20,55 +19,14 @@ MAX_UNUSED = 100
 """Grants with something left that a customer can have."""
 DEFAULT_PRIORITY = 50
 
-CREATE = Hash(
-    {
-        "amount": Hash(
-            {
-                "monetary": Hash({"currency": String(3), "value": Integer(1)}, "currency", "value"),
-                "type": Choice("monetary"),
-            },
-            "monetary",
-            "type",
-        ),
-        "applicability_config": Hash(
-            {
-                "scope": Hash(
-                    {
-                        "price_type": Choice("metered"),
-                        "prices": Array(Hash({"id": String()}, "id"), 20),
-                    }
-                )
-            },
-            "scope",
-        ),
-        "category": Choice("paid", "promotional"),
-        "customer": String(),
-        "customer_account": anything(),
-        "effective_at": Integer(0),
-        "expand": EXPAND,
-        "expires_at": Integer(0),
-        "metadata": METADATA,
-        "name": String(100),
-        "priority": Integer(0, 100),
-    },
-    "amount",
-    "applicability_config",
-)
-UPDATE = Hash({"expand": EXPAND, "expires_at": Integer(0, unsettable=True), "metadata": METADATA})
-LIST = listing(customer=String(), customer_account=anything(), expand=EXPAND)
-
 
 def create(call: Call) -> Answer:
     world, given = call.world, call.given
-    if "customer" not in call.params:
-        raise invalid(
-            "Missing required param: customer.", param="customer", code="parameter_missing"
-        )
-    customer = customers.find(call, given("customer"), param="customer", status=400)
-    scope = _scope(call)
+    customer = customers.named(call)
+    scope = scope_of(call)
     now = world.now_for(customer)
     effective_at = given("effective_at", now)
-    _check_expiry(given("expires_at"), effective_at=effective_at, now=now)
+    check_expiry(given("expires_at"), effective_at=effective_at, now=now)
     unused = [
         each
         for each in world.credit_grants
@@ -131,7 +89,7 @@ def update(call: Call) -> Answer:
         changed["metadata"] = merged(grant["metadata"], call.params["metadata"])
     if "expires_at" in call.params:
         changed["expires_at"] = call.params["expires_at"]
-        _check_expiry(changed["expires_at"], effective_at=grant["effective_at"], now=now)
+        check_expiry(changed["expires_at"], effective_at=grant["effective_at"], now=now)
     _change(call.world, grant, changed, now)
     _plan(call.world, grant)
     return grant
@@ -212,24 +170,3 @@ def _change(world: World, grant: Object, changed: Object, now: int) -> None:
 def _drop(world: World, grant: Object, kind: credit_ledger.Debit, at: int) -> None:
     if grant["_left"] > 0:
         credit_ledger.debit(world, grant, grant["_left"], kind, at=at)
-
-
-def _scope(call: Call) -> Object:
-    """Return what the credits are for: every metered price, or some."""
-    scope: Object = call.given("applicability_config")["scope"]
-    param = "applicability_config[scope]"
-    if ("price_type" in scope) == ("prices" in scope):
-        raise invalid("A scope needs `price_type` or `prices`, and not both.", param=param)
-    for index, each in enumerate(scope.get("prices", [])):
-        named = f"{param}[prices][{index}][id]"
-        price = call.world.prices.get(each["id"], livemode=call.livemode, param=named, status=400)
-        if (price["recurring"] or {}).get("meter") is None:
-            raise invalid("Credits apply to metered prices only.", param=named)
-    return scope
-
-
-def _check_expiry(expires_at: int | None, *, effective_at: int, now: int) -> None:
-    if expires_at is not None and expires_at <= max(now, effective_at):
-        raise invalid(
-            "`expires_at` must lie in the future, and after `effective_at`.", param="expires_at"
-        )

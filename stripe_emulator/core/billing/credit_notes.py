@@ -155,5 +155,6 @@ def _count(call: Call, invoice: Object, note: Object, sign: int) -> None:
     invoice["amount_remaining"] -= sign * note["pre_payment_amount"]
     invoice["pre_payment_credit_notes_amount"] += sign * note["pre_payment_amount"]
     invoice["post_payment_credit_notes_amount"] += sign * note["post_payment_amount"]
+    invoices.match_payment(invoice)
     previous = events.changes(before, invoice)
     events.emit(call.world, "invoice.updated", invoice, previous=previous)

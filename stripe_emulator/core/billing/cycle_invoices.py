@@ -87,6 +87,6 @@ def finalize(world: World, invoice: Object, *, collecting: bool = True) -> None:
     if invoice["status"] == "open" and behavior == "void":
         invoices.void(world, invoice)
     elif invoice["status"] == "open" and behavior == "mark_uncollectible":
-        invoices.mark_uncollectible(world, invoice)
+        invoices.mark_uncollectible(world, invoice, reason="subscription_paused")
     elif collecting:
         payments.collect(world, invoice)

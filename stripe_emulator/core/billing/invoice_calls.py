@@ -129,7 +129,7 @@ def void(call: Call) -> Answer:
 def mark_uncollectible(call: Call) -> Answer:
     invoice = retrieve(call)
     invoice_states.check(invoice, "mark_uncollectible")
-    invoices.mark_uncollectible(call.world, invoice)
+    invoices.mark_uncollectible(call.world, invoice, "user_forgiven")
     return invoice
 
 

@@ -1,11 +1,12 @@
 """What an invoice item costs, however it was said: an amount, a price, or data for a new price."""
 
 from dataclasses import dataclass
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import Decimal
 from typing import Any
 
 from stripe_emulator.core import exact, prices, products
 from stripe_emulator.core.billing.pricing import amount as amount_of
+from stripe_emulator.core.billing.pricing import rounded
 from stripe_emulator.core.call import Call
 from stripe_emulator.core.collection import Object
 from stripe_emulator.core.errors import invalid
@@ -56,7 +57,7 @@ def asked(
         return Cost(params["amount"], Decimal(1), whole)
     if ways[0] == "unit_amount_decimal":
         unit = params["unit_amount_decimal"]
-        return Cost(_rounded(unit * quantity), quantity, unit)
+        return Cost(rounded(unit * quantity), quantity, unit)
     if ways[0] == "pricing":
         return _priced(call, params["pricing"], quantity, currency, prefix)
     return _of_new_price(call, params["price_data"], quantity, currency, prefix)
@@ -101,7 +102,7 @@ def _again(call: Call, item: Object, quantity: Decimal) -> Cost:
     details = item["pricing"]["price_details"]
     price = call.world.prices.find(details["price"]) if details else None
     if price is None:
-        return Cost(_rounded(unit * quantity), quantity, unit)
+        return Cost(rounded(unit * quantity), quantity, unit)
     return Cost(amount_of(price, quantity), quantity, unit, price=price)
 
 
@@ -140,7 +141,7 @@ def _of_new_price(call: Call, data: Object, quantity: Decimal, currency: str, pr
         raise invalid(f"The price must be in {currency}.", param=f"{param}[currency]")
     amounts = amounts_of(data)
     unit = Decimal(amounts["unit_amount_decimal"])
-    return Cost(_rounded(unit * quantity), quantity, unit, price_data=data, price_amounts=amounts)
+    return Cost(rounded(unit * quantity), quantity, unit, price_data=data, price_amounts=amounts)
 
 
 def _made(call: Call, cost: Cost) -> Object | None:
@@ -156,7 +157,3 @@ def _made(call: Call, cost: Cost) -> Object | None:
 
 def _named(prefix: str, name: str) -> str:
     return f"{prefix}[{name}]" if prefix else name
-
-
-def _rounded(amount: Decimal) -> int:
-    return int(amount.to_integral_value(rounding=ROUND_HALF_UP))

@@ -4,12 +4,13 @@ How they get onto invoices is decided in `pending_items`, what they cost in
 `invoice_item_amounts`.
 """
 
+import copy
 from typing import Any
 
 from stripe_emulator.core import customers, events
 from stripe_emulator.core.billing import invoice_item_amounts, invoice_states, pending_items
 from stripe_emulator.core.billing.invoice_totals import total_up
-from stripe_emulator.core.billing.manual_invoices import check_currency, named_subscription
+from stripe_emulator.core.billing.manual_invoices import check_currency, named_subscription, tell
 from stripe_emulator.core.call import Answer, Call
 from stripe_emulator.core.collection import Object, in_span
 from stripe_emulator.core.errors import invalid
@@ -33,8 +34,9 @@ def create(call: Call) -> Answer:
     fields |= invoice_item_amounts.stored(call, cost)
     item = pending_items.add(call.world, customer, fields)
     if invoice is not None:
+        before = copy.deepcopy(invoice)
         pending_items.attach(call.world, invoice, item)
-        total_up(call.world, invoice)
+        total_again(call, invoice, before)
     return item
 
 
@@ -64,8 +66,9 @@ def update(call: Call) -> Answer:
     cost = invoice_item_amounts.asked(call, call.params, currency=item["currency"], item=item)
     change(call, item, call.params, cost)
     if invoice is not None:
+        before = copy.deepcopy(invoice)
         pending_items.refresh(invoice, item)
-        total_up(call.world, invoice)
+        total_again(call, invoice, before)
     return item
 
 
@@ -74,11 +77,17 @@ def delete(call: Call) -> Answer:
     item = retrieve(call)
     invoice = _invoice_of(call, item)
     if invoice is not None:
-        line = pending_items.line_of(invoice, item)
-        pending_items.detach(call.world, invoice, line)
-        total_up(call.world, invoice)
+        before = copy.deepcopy(invoice)
+        pending_items.detach(call.world, invoice, pending_items.line_of(invoice, item))
+        total_again(call, invoice, before)
     remove(call, item)
     return {"id": item["id"], "object": "invoiceitem", "deleted": True}
+
+
+def total_again(call: Call, invoice: Object, before: Object) -> None:
+    """Make a draft's totals from its changed lines, and tell of the change."""
+    total_up(call.world, invoice)
+    tell(call, before, invoice)
 
 
 def remove(call: Call, item: Object) -> None:
@@ -118,14 +127,12 @@ def _draft(call: Call) -> Object | None:
 
 
 def _customer(call: Call, invoice: Object | None) -> Object:
-    named = call.given("customer", invoice["customer"] if invoice else None)
-    if named is None:
-        raise invalid(
-            "Missing required param: customer.", param="customer", code="parameter_missing"
-        )
-    if invoice is not None and named != invoice["customer"]:
+    """Return the customer that is named, or the one of the draft."""
+    if invoice is None:
+        return customers.named(call)
+    if call.given("customer", invoice["customer"]) != invoice["customer"]:
         raise invalid("The invoice belongs to another customer.", param="invoice")
-    return customers.find(call, named, param="customer", status=400)
+    return customers.find(call, invoice["customer"], param="customer", status=400)
 
 
 def _currency(call: Call, customer: Object, invoice: Object | None) -> str:

@@ -15,8 +15,6 @@ from stripe_emulator.core.billing import (
 )
 from stripe_emulator.core.billing.invoice_calls import retrieve
 from stripe_emulator.core.billing.invoice_shape import item_of
-from stripe_emulator.core.billing.invoice_totals import total_up
-from stripe_emulator.core.billing.manual_invoices import tell
 from stripe_emulator.core.call import Answer, Call
 from stripe_emulator.core.collection import Object
 from stripe_emulator.core.errors import invalid, missing_object
@@ -34,7 +32,7 @@ def update_one(call: Call) -> Answer:
     change = _checked(call, line, call.params, "")
     before = copy.deepcopy(invoice)
     _apply(call, invoice, change)
-    _finish(call, invoice, before)
+    invoice_items.total_again(call, invoice, before)
     return line
 
 
@@ -49,7 +47,7 @@ def update_many(call: Call) -> Answer:
     before = _with_metadata(call, invoice)
     for change in changes:
         _apply(call, invoice, change)
-    _finish(call, invoice, before)
+    invoice_items.total_again(call, invoice, before)
     return invoice
 
 
@@ -72,7 +70,7 @@ def add(call: Call) -> Answer:
         else:
             invoice_items.change(call, waiting, fields, cost)
             pending_items.attach(world, invoice, waiting)
-    _finish(call, invoice, before)
+    invoice_items.total_again(call, invoice, before)
     return invoice
 
 
@@ -93,7 +91,7 @@ def remove(call: Call) -> Answer:
         item = pending_items.detach(call.world, invoice, line)
         if item is not None and behavior == "delete":
             invoice_items.remove(call, item)
-    _finish(call, invoice, before)
+    invoice_items.total_again(call, invoice, before)
     return invoice
 
 
@@ -174,8 +172,3 @@ def _with_metadata(call: Call, invoice: Object) -> Object:
     before = copy.deepcopy(invoice)
     invoice["metadata"] = metadata
     return before
-
-
-def _finish(call: Call, invoice: Object, before: Object) -> None:
-    total_up(call.world, invoice)
-    tell(call, before, invoice)

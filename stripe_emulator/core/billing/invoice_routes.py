@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from stripe_emulator.core import search
 from stripe_emulator.core.billing import (
     credit_balances,
+    credit_grant_params,
     credit_grants,
     credit_notes,
     invoice_calls,
@@ -59,10 +60,10 @@ ROUTES: Sequence[Route] = (
     Route("POST", _NOTE, credit_notes.update, credit_notes.UPDATE),
     Route("POST", _NOTE + "/void", credit_notes.void, ONLY_EXPAND),
     Route("GET", _NOTE + "/lines", credit_notes.list_lines, credit_notes.LINES),
-    Route("POST", "/v1/billing/credit_grants", credit_grants.create, credit_grants.CREATE),
-    Route("GET", "/v1/billing/credit_grants", credit_grants.list_all, credit_grants.LIST),
+    Route("POST", "/v1/billing/credit_grants", credit_grants.create, credit_grant_params.CREATE),
+    Route("GET", "/v1/billing/credit_grants", credit_grants.list_all, credit_grant_params.LIST),
     Route("GET", _GRANT, credit_grants.retrieve, ONLY_EXPAND),
-    Route("POST", _GRANT, credit_grants.update, credit_grants.UPDATE),
+    Route("POST", _GRANT, credit_grants.update, credit_grant_params.UPDATE),
     Route("POST", _GRANT + "/expire", credit_grants.expire, ONLY_EXPAND),
     Route("POST", _GRANT + "/void", credit_grants.void, ONLY_EXPAND),
     Route(

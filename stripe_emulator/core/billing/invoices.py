@@ -125,8 +125,9 @@ def void(world: World, invoice: Object) -> None:
     events.emit(world, "invoice.voided", invoice)
 
 
-def mark_uncollectible(world: World, invoice: Object) -> None:
+def mark_uncollectible(world: World, invoice: Object, reason: str) -> None:
     """Give an open invoice up; it can still be paid."""
+    invoice["status_details"] = {"uncollectible": {"reason": reason}}
     invoice_states.move(invoice, "uncollectible", _now(world, invoice))
     invoice["next_payment_attempt"] = None
     events.emit(world, "invoice.marked_uncollectible", invoice)
@@ -150,6 +151,16 @@ def add_payment(world: World, invoice: Object, kind: str, named: str, *, default
     }
     invoice["_payments"]["data"].append(payment)
     return payment
+
+
+def match_payment(invoice: Object) -> None:
+    """Let the default payment ask for what remains, while it is open.
+
+    Source: stripe-python, `InvoicePayment.is_default`.
+    """
+    for payment in invoice["_payments"]["data"]:
+        if payment["is_default"] and payment["status"] == "open":
+            payment["amount_requested"] = invoice["amount_remaining"]
 
 
 def paid_by(world: World, invoice: Object, payment: Object) -> None:

@@ -40,7 +40,7 @@ def create(call: Call) -> Answer:
             "The emulator makes no revisions of invoices; void it and make another one.",
             param="from_invoice",
         )
-    customer = _customer(call)
+    customer = customers.named(call)
     subscription = named_subscription(call, customer)
     currency = given("currency", customer["currency"] or "usd").lower()
     check_currency(customer, currency)
@@ -142,14 +142,6 @@ def _set(invoice: Object, params: dict[str, Any]) -> None:
     for name in _PLAIN:
         if name in params:
             invoice[name] = params[name]
-
-
-def _customer(call: Call) -> Object:
-    if "customer" not in call.params:
-        raise invalid(
-            "Missing required param: customer.", param="customer", code="parameter_missing"
-        )
-    return customers.find(call, call.params["customer"], param="customer", status=400)
 
 
 def named_subscription(call: Call, customer: Object) -> Object | None:

@@ -37,7 +37,7 @@ class Part(NamedTuple):
 
 
 def rounded(amount: Decimal) -> int:
-    """Return whole minor units; half of one is rounded away from zero."""
+    """Return whole minor units, half up: away from zero, so that a credit mirrors its charge."""
     return int(amount.to_integral_value(rounding=ROUND_HALF_UP))
 
 
