@@ -3,6 +3,7 @@
 The subscription is made by the same code as by `POST /v1/subscriptions`.
 """
 
+import re
 from typing import Any
 
 from stripe_emulator.core import customers, events
@@ -20,6 +21,10 @@ from stripe_emulator.core.collection import Object
 from stripe_emulator.core.errors import ApiError
 from stripe_emulator.core.faults import Faults
 from stripe_emulator.core.world import World
+
+ADDRESS = re.compile(r"[^@\s]+@[^@\s]+")
+MAX_EMAIL = 512
+"""Characters of an address a customer takes."""
 
 
 class CannotCompleteError(ValueError):
@@ -70,8 +75,9 @@ def _complete(
     *,
     authenticated: bool | None,
 ) -> Outcome:
-    email = (email or "").strip() or None
-    if wants_email(world, session) and "@" not in (email or ""):
+    email = (email or "").strip()
+    known = len(email) <= MAX_EMAIL and email.isprintable() and ADDRESS.fullmatch(email)
+    if wants_email(world, session) and not known:
         raise CannotCompleteError("Enter your e-mail address.")
     if not wants_card(session):
         payment_method = None
@@ -81,7 +87,7 @@ def _complete(
         _check(world, session)
     outcome = _tried(session, payment_method, authenticated=authenticated)
     if outcome.status == "succeeded":
-        _settle_customer(world, session, email)
+        _settle_customer(world, session, email or None)
     if session["mode"] == "setup" and payment_method is not None:
         intent = world.setup_intents.get(session["setup_intent"], livemode=session["livemode"])
         intent["customer"] = session["customer"]
