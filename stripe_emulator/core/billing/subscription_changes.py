@@ -15,7 +15,7 @@ from stripe_emulator.core.billing import (
 from stripe_emulator.core.billing.cancellations import set_cancel_at
 from stripe_emulator.core.billing.cycle_invoices import (
     bill_now,
-    licensed_line,
+    licensed_lines,
     running_usage,
     waiting,
 )
@@ -141,7 +141,7 @@ def _restarted(world: World, after: Object, now: int) -> list[Object]:
     for item in after["items"]["data"]:
         place(world, item, anchor=now, start=now, at=now)
         if not is_metered(price_of(world, item)):
-            lines.append(licensed_line(world, after, item))
+            lines += licensed_lines(world, after, item)
     return lines
 
 

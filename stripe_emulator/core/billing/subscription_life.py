@@ -4,7 +4,7 @@ import copy
 
 from stripe_emulator.core import events
 from stripe_emulator.core.billing import invoices, pending_items, prorations
-from stripe_emulator.core.billing.cycle_invoices import close_periods, licensed_line
+from stripe_emulator.core.billing.cycle_invoices import close_periods, licensed_lines
 from stripe_emulator.core.billing.invoice_payments import method_of
 from stripe_emulator.core.billing.subscription_agenda import (
     TRIAL_NOTICE_SECONDS,
@@ -92,7 +92,7 @@ def _trial_is_over(world: World, subscription: Object, before: Object, at: int) 
     begun = end_trial(world, subscription, at)
     _tell(world, before, subscription)
     if begun:
-        lines = [licensed_line(world, subscription, item) for item in begun]
+        lines = [made for item in begun for made in licensed_lines(world, subscription, item)]
         invoice = invoices.make(world, subscription, lines, reason="subscription_cycle", draft=True)
         subscription["latest_invoice"] = invoice["id"]
 

@@ -36,8 +36,9 @@ def create(call: Call) -> Answer:
         )
     subscription, prices = composed(call, customer, asked_items)
     set_cancel_at(world, subscription, call.params)
-    keep_apart(world, subscription)
     begin(call, subscription, customer, prices)
+    # Not before: the first invoice can bill usage from before and leave what comes from now on.
+    keep_apart(world, subscription)
     plan(world, subscription)
     return subscription
 
