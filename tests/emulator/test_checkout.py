@@ -7,6 +7,7 @@ from stripe_emulator.core.billing.checkout_completion import CannotCompleteError
 
 from .conftest import NOW
 from .test_judge import control
+from .test_setup_intents import fields
 
 pytestmark = pytest.mark.unit
 DAY = 86_400
@@ -49,6 +50,14 @@ def test_session_waits_open_for_a_day(sell, base_price, metered_price, shop):
     assert (made.client_reference_id, made.customer, made.subscription) == ("user-7", None, None)
     assert "line_items" not in made.to_dict()
     assert subscriptions(shop) == []
+
+
+@pytest.mark.contract
+def test_session_has_the_fields_of_its_class(sell, base_price):
+    made = sell(base_price, allowed_payment_method_types=["card"], expand=["line_items"])
+
+    assert set(made.to_dict()) == fields(stripe.checkout.Session)
+    assert made.payment_method_types == ["card"]
 
 
 def test_lines_are_listed_with_their_prices(sell, sessions, base_price, metered_price):
