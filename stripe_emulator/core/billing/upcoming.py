@@ -14,8 +14,12 @@ from stripe_emulator.core.world import World
 
 
 def announce(world: World, subscription: Object) -> None:
-    """Tell of the next invoice some days before it is made."""
+    """Tell of the next invoice some days before it is made; it has no id yet.
+
+    Source: docs.stripe.com/api/invoices/object, on `id`.
+    """
     invoice = upcoming(world, subscription)
+    del invoice["id"]
     events.emit(world, "invoice.upcoming", invoice)
 
 
