@@ -120,6 +120,25 @@ def test_metered_only_collects_a_card_and_charges_nothing(sell, metered_price, s
     assert subscription.pending_setup_intent is None
 
 
+@pytest.mark.parametrize(
+    ("card", "ends"), [("pm_card_visa", "active"), ("pm_card_chargeCustomerFail", "incomplete")]
+)
+def test_what_waited_for_an_invoice_is_charged_with_the_new_card(
+    sell, metered_price, shop, card, ends
+):
+    shop.client.v1.invoice_items.create(
+        {"customer": shop.customer.id, "amount": 500, "currency": "usd"}
+    )
+    made = sell(metered_price, customer=shop.customer.id)
+
+    shop.emulator.complete_checkout(made.id, card)
+
+    [subscription] = subscriptions(shop)
+    invoice = shop.client.v1.invoices.retrieve(subscription.latest_invoice)
+    assert (subscription.status, invoice.amount_due) == (ends, 500)
+    assert invoice.status == ("paid" if ends == "active" else "open")
+
+
 def test_trial_owes_nothing_today(sell, base_price, shop):
     made = sell(
         base_price,

@@ -212,10 +212,11 @@ def test_person_pays_the_first_invoice(shop, base_price, events):
     )
     assert types(events) == [
         "invoice.payment_failed",
+        "invoice.payment_failed",
         "invoice.payment_action_required",
-        "customer.subscription.updated",
         "invoice.paid",
         "invoice.payment_succeeded",
+        "customer.subscription.updated",
         "customer.subscription.updated",
     ]
     with pytest.raises(ValueError, match="is paid, not open"):

@@ -7,7 +7,13 @@ import re
 from typing import Any
 
 from stripe_emulator.core import customers, events
-from stripe_emulator.core.billing import checkout_lines, invoices, setup_intents, subscriptions
+from stripe_emulator.core.billing import (
+    checkout_lines,
+    invoices,
+    payments,
+    setup_intents,
+    subscriptions,
+)
 from stripe_emulator.core.billing.checkout_shape import details
 from stripe_emulator.core.billing.payment_methods import PAYS, Outcome, after_bank, charge, save
 from stripe_emulator.core.call import Call
@@ -149,11 +155,22 @@ def _subscribe(world: World, session: Object, payment_method: str | None) -> Non
     subscription: Any = subscriptions.create(_call(world, session, "/v1/subscriptions", params))
     invoice = world.invoices.find(subscription["latest_invoice"] or "")
     if invoice is not None and invoice["status"] == "open":
-        invoices.settle(world, invoice)
+        _pay(world, session, invoice)
     session["subscription"] = subscription["id"]
     session["invoice"] = subscription["latest_invoice"]
     if session["payment_status"] == "unpaid":
         session["payment_status"] = "paid"
+
+
+def _pay(world: World, session: Object, invoice: Object) -> None:
+    """Pay the first invoice. Its card was charged just now, unless nothing sold was due.
+
+    Then something else waited for an invoice, and the card is charged for it as any card is.
+    """
+    if session["amount_total"]:
+        invoices.settle(world, invoice)
+    else:
+        payments.attempt(world, invoice, off_session=False)
 
 
 def _call(world: World, session: Object, url: str, params: Object | None = None) -> Call:
