@@ -24,7 +24,7 @@ from usage import storing
 from usage.cloud_events import read_event
 from usage.names import InvalidName, check_name
 from usage.quantities import MAX_VALUE, InvalidQuantity, read_quantity
-from usage.reports import CONFLICT, Outcome, Refusal, ReportedEvent, Row, Stored
+from usage.reports import CONFLICT, Outcome, Refusal, ReportedEvent, Row, Stored, row_of
 
 
 class Refused(ValueError):
@@ -96,7 +96,7 @@ def accept(
         if refusal is not None:
             outcomes[index] = refusal
             continue
-        rows[index] = Row(report.event_id, report.digest, report)
+        rows[index] = row_of(report)
         firsts.setdefault(report.event_id, index)
     with steps.commit("usage.ingestion.accept", savepoint=False):
         new = [rows[index] for index in firsts.values()]

@@ -21,8 +21,8 @@ BEYOND = 10 ** (MAX_EXPONENT + 1)
 MAX_DATA_BYTES = 8 * 1024
 """How long an event's data may be, written without white space."""
 
-compact = msgspec.json.Encoder(decimal_format="number").encode
-"""Writes what was read as it will be stored: exact, and without white space."""
+compact = msgspec.json.Encoder(decimal_format="number", order="sorted").encode
+"""Writes what was read as it will be stored: exact, keys in order, and without white space."""
 
 _NUL = "must not hold a NUL character"
 _TOO_LONG = "must not hold a number beyond 30 digits"

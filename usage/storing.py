@@ -5,6 +5,7 @@ Whether an event may be stored is `ingestion`'s to say; in which transaction, it
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import reduce
@@ -73,10 +74,7 @@ def _inserted(source_id: int, rows: Sequence[Row], now: datetime) -> set[str]:
                 "digests": array_literal(f"\\x{row.digest.hex()}" for row in rows),
                 "types": array_literal(row.report.type for row in rows),
                 "subjects": array_literal(row.report.subject for row in rows),
-                "times": array_literal(
-                    row.report.occurred_at.isoformat() if row.report.occurred_at else None
-                    for row in rows
-                ),
+                "times": array_literal(row.time or None for row in rows),
                 "data": array_literal(row.report.data_json for row in rows),
             },
         )
@@ -101,7 +99,8 @@ def _copied(source_id: int, rows: Sequence[Row], now: datetime) -> bool:
         with steps.commit("usage.storing.copy"), connection.cursor() as cursor:
             cursor.execute(BATCH, [source_id, now, len(rows), checksum(rows)])
             [batch_id] = cursor.fetchone()
-            text = _lines(f"{source_id}\t{batch_id}\t{now.isoformat()}\t", rows, now)
+            received_at = now.isoformat()
+            text = _lines(f"{source_id}\t{batch_id}\t{received_at}\t", rows, received_at)
             with connection.wrap_database_errors, cursor.copy(COPY) as copy:
                 copy.write(text)
     except IntegrityError:
@@ -112,14 +111,18 @@ def _copied(source_id: int, rows: Sequence[Row], now: datetime) -> bool:
 
 def checksum(rows: Iterable[Row]) -> int:
     """Return the exclusive or of the first 8 bytes of the digests, signed, as INSERT does."""
-    return reduce(xor, (int.from_bytes(row.digest[:8], signed=True) for row in rows), 0)
+    digests = b"".join([row.digest for row in rows])
+    return reduce(xor, struct.unpack(f"!{len(digests) // 8}q", digests)[::2], 0)
 
 
-def _lines(head: str, rows: Sequence[Row], now: datetime) -> str:
-    """Return the events in COPY's text format, a line each that begins with `head`."""
+def _lines(head: str, rows: Sequence[Row], now: str) -> str:
+    """Return the events in COPY's text format, a line each that begins with `head`.
+
+    Those without a time of their own occurred `now`.
+    """
     lines = [
         f"{head}{row.event_id}\t\\\\x{row.digest.hex()}\t{row.report.type}\t"
-        f"{row.report.subject}\t{(row.report.occurred_at or now).isoformat()}\t"
+        f"{row.report.subject}\t{row.time or now}\t"
         f"{row.report.data_json}\n"
         for row in rows
     ]
@@ -135,7 +138,7 @@ def _lines(head: str, rows: Sequence[Row], now: datetime) -> str:
         return text
     return "".join(
         f"{head}{_escaped(row.event_id)}\t\\\\x{row.digest.hex()}\t{_escaped(row.report.type)}\t"
-        f"{_escaped(row.report.subject)}\t{(row.report.occurred_at or now).isoformat()}\t"
+        f"{_escaped(row.report.subject)}\t{row.time or now}\t"
         f"{_escaped(row.report.data_json)}\n"
         for row in rows
     )

@@ -16,7 +16,6 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
-import msgspec
 import structlog
 import time_machine
 from django.conf import settings
@@ -56,6 +55,7 @@ from usage.calling import Ended
 from usage.claiming import Claim
 from usage.enums import Wire
 from usage.ingestion import accept
+from usage.json_objects import compact
 from usage.lifecycle import COUNTED
 from usage.models import IngestBatch, Submission, UsageEvent
 from usage.reports import CONFLICT, Refusal, ReportedEvent, Stored
@@ -412,7 +412,7 @@ def event(
         subject=subject,
         occurred_at=at,
         data=data,
-        data_json=msgspec.json.encode(data).decode(),
+        data_json=compact(data).decode(),
     )
 
 

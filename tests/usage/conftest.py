@@ -9,7 +9,6 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import urlencode
 
-import msgspec
 import pytest
 
 from billing import authentication, meter_checks
@@ -22,6 +21,7 @@ from usage import claiming, delivery, fence
 from usage.claiming import Claim
 from usage.enums import Wire
 from usage.ingestion import accept
+from usage.json_objects import compact
 from usage.reports import Outcome, ReportedEvent
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -89,7 +89,7 @@ def report(
         subject=subject,
         occurred_at=at,
         data=data,
-        data_json=msgspec.json.encode(data).decode(),
+        data_json=compact(data).decode(),
     )
 
 

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from tests.usage.conftest import report
 from usage import storing
 from usage.models import EventConflict, IngestBatch, UsageEvent
-from usage.reports import CONFLICT, ReportedEvent, Row, Stored
+from usage.reports import CONFLICT, ReportedEvent, Row, Stored, row_of
 
 pytestmark = pytest.mark.integration
 
 
 def row(event: ReportedEvent) -> Row:
-    return Row(event.event_id, event.digest, event)
+    return row_of(event)
 
 
 def reported(event_id: str, *, at, data_json: str = '{"input_tokens": 10}', **changes) -> Row:

@@ -35,7 +35,7 @@ from usage import traffic
 from usage.api.bodies import BATCH
 from usage.cloud_events import read_event
 from usage.models import UsageEvent
-from usage.reports import Refusal, Row
+from usage.reports import Refusal, Row, row_of
 
 EVENTS = {1: 6_000, 100: 60_000, 1_000: 100_000}
 """Events per run, by request size: one to four seconds each on two cores."""
@@ -227,7 +227,7 @@ def _rows(batch: Sequence[bytes]) -> Sequence[Row]:
         event = read_event(text)
         if isinstance(event, Refusal):
             raise stack.BenchFailed(f"The benchmark's own event is refused: {event}")
-        rows.append(Row(event.event_id, event.digest, event))
+        rows.append(row_of(event))
     return rows
 
 
