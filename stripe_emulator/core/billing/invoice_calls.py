@@ -69,7 +69,7 @@ def finalize(call: Call) -> Answer:
     invoice = retrieve(call)
     invoice_states.check(invoice, "finalize")
     invoice["auto_advance"] = call.given("auto_advance", invoice["auto_advance"])
-    cycle_invoices.finalize(call.world, invoice)
+    cycle_invoices.finalize(call.world, invoice, collecting=invoice["auto_advance"])
     return invoice
 
 
