@@ -14,8 +14,8 @@ AGENDA_KIND = "payment"
 
 
 def collect(world: World, invoice: Object) -> None:
-    """Ask for the payment of an invoice that was finalized by itself; renewals are off session."""
-    if invoice["status"] != "open":
+    """Ask for the payment of an invoice that advances by itself; renewals are off session."""
+    if invoice["status"] != "open" or not invoice["auto_advance"]:
         return
     if invoice["collection_method"] == "charge_automatically":
         attempt(world, invoice, off_session=True)

@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 from stripe_emulator import Emulator, Request
 from tests.emulator.histories.day_walk import DAY
 from tests.emulator.histories.expecting import Bill, Line
+from tests.emulator.histories.forms import asked, flat
 from tests.emulator.histories.story import (
     ONE,
     CancelNow,
@@ -18,7 +19,6 @@ from tests.emulator.histories.story import (
     Look,
     Plan,
     Preview,
-    Price,
     Reprice,
     Requantify,
     Restart,
@@ -76,7 +76,10 @@ class Stage:
         self.customers = [
             self.post("/v1/customers", **paying)["id"] for _ in {step.who for step in story.steps}
         ]
-        self.prices = {price.name: self._price(price) for price in story.prices}
+        self.prices = {
+            price.name: self.post("/v1/prices", **asked(price, self.meters))["id"]
+            for price in story.prices
+        }
         self.names = {price_id: name for name, price_id in self.prices.items()}
 
     def run(self) -> Stage:
@@ -105,48 +108,16 @@ class Stage:
                 raise WrongShape("the test clock did not arrive")
 
     def post(self, path: str, **params: Any) -> Any:
-        return self._call("POST", path, body=urlencode(_flat(params)))
+        return self._call("POST", path, body=urlencode(flat(params)))
 
     def get(self, path: str, **params: Any) -> Any:
-        return self._call("GET", path, query=urlencode(_flat(params)))
+        return self._call("GET", path, query=urlencode(flat(params)))
 
     def _call(self, method: str, path: str, query: str = "", body: str = "") -> Any:
         reply = self.emulator.handle(Request(method, path, query, HEADERS, body.encode()))
         if reply.status != 200:
             raise Refused(f"{method} {path} {query}{body}: {reply.body.decode()}")
         return json.loads(reply.body)
-
-    def _price(self, price: Price) -> str:
-        recurring: dict[str, Any] = {"interval": price.interval, "interval_count": price.count}
-        if price.meter is not None:
-            recurring |= {"usage_type": "metered", "meter": self.meters[price.meter.name]}
-        params: dict[str, Any] = {}
-        if price.tiers:
-            params = {
-                "billing_scheme": "tiered",
-                "tiers_mode": "volume" if price.volume else "graduated",
-                "tiers": [
-                    {
-                        "up_to": "inf" if tier.up_to is None else tier.up_to,
-                        **_amount("unit_amount_decimal", tier.unit),
-                        **_amount("flat_amount_decimal", tier.flat),
-                    }
-                    for tier in price.tiers
-                ],
-            }
-        else:
-            params = _amount("unit_amount_decimal", price.unit)
-        if price.divide_by is not None:
-            rounding = "up" if price.round_up else "down"
-            params["transform_quantity"] = {"divide_by": price.divide_by, "round": rounding}
-        made = self.post(
-            "/v1/prices",
-            currency="usd",
-            product_data={"name": price.name},
-            recurring=recurring,
-            **params,
-        )
-        return str(made["id"])
 
     @singledispatchmethod
     def act(self, step: Step) -> Any:
@@ -220,7 +191,7 @@ class Stage:
     @act.register
     def _(self, step: CancelNow) -> Any:
         path = f"/v1/subscriptions/{self.subscriptions[step.who]['id']}"
-        query = urlencode(_flat({"invoice_now": step.invoice_now}))
+        query = urlencode(flat({"invoice_now": step.invoice_now}))
         return self._call("DELETE", path, query=query)
 
     @act.register
@@ -287,20 +258,3 @@ class Stage:
             if line["quantity"] != int(Decimal(line["quantity_decimal"])):
                 raise WrongShape(f"{line['quantity']} is not {line['quantity_decimal']} cut short")
         return tuple(sorted(lines))
-
-
-def _amount(name: str, value: int | None) -> dict[str, str]:
-    return {} if value is None else {name: spoken(value)}
-
-
-def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
-    """Return a form's fields, nested ones with their brackets."""
-    if isinstance(value, dict):
-        return [
-            pair
-            for key, each in value.items()
-            for pair in _flat(each, f"{name}[{key}]" if name else key)
-        ]
-    if isinstance(value, list):
-        return [pair for i, each in enumerate(value) for pair in _flat(each, f"{name}[{i}]")]
-    return [(name, str(value).lower() if isinstance(value, bool) else str(value))]
