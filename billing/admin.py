@@ -67,6 +67,7 @@ WEBHOOK_COLOURS = {
     WebhookState.IGNORED: "default",
     WebhookState.FAILED: "danger",
 }
+ARRIVAL_COLOURS = {"webhook": "default", "sweep": "info"}
 LINK = '<a href="{}" class="text-primary-600 dark:text-primary-500">{}</a>'
 
 
@@ -317,11 +318,7 @@ class WebhookEventAdmin(ReadOnlyAdmin):
     def standing(self, event: WebhookEvent) -> tuple[str, str]:
         return event.state, WebhookState(event.state).label
 
-    @display(
-        description="arrived by",
-        ordering="arrived_by",
-        label={"webhook": "default", "sweep": "info"},
-    )
+    @display(description="arrived by", ordering="arrived_by", label=ARRIVAL_COLOURS)
     def arrived(self, event: WebhookEvent) -> str:
         return event.arrived_by
 
