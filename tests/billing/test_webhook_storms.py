@@ -91,7 +91,7 @@ class Shop:
     def month(self) -> None:
         """Let a month pass, past the end of a billing period."""
         for _ in range(29):
-            self.live(DAY, changes=26)
+            self.live(DAY, changes=32)
             self.deliver()
             self.handle()
 
@@ -117,6 +117,7 @@ def opened(client, settings, run):
             travel.shift(2 * DAY)
             shop.deliver()
             shop.handle()
+            shop.posted = 0
             yield shop
         switchboard.disconnect()
 
@@ -173,14 +174,14 @@ def differs_from_stripe(emulator):
 
 def test_a_thousand_webhooks_doubled_shuffled_late_and_lost_end_as_in_order(opened):
     """F70, F71, F74."""
-    with transaction.atomic(), opened(60) as shop:
+    with transaction.atomic(), opened(24) as shop:
         shop.month()
         in_order, in_order_count = state(), shop.posted
         assert differs_from_stripe(shop.emulator) == set()
         transaction.set_rollback(True)
     assert in_order_count >= 1_000
 
-    with opened(60) as shop:
+    with opened(24) as shop:
         began_at = datetime.now(UTC)
         for kind, options in {
             "webhook_drop": {"probability": 0.1},
@@ -190,7 +191,7 @@ def test_a_thousand_webhooks_doubled_shuffled_late_and_lost_end_as_in_order(open
         }.items():
             shop.emulator.faults.switch_on(kind, seed=5, **options)
         shop.month()
-        assert shop.posted > 1.7 * in_order_count
+        assert shop.posted > 1.6 * in_order_count
         assert state() != in_order
 
         result = shop.sweep(since=began_at)
