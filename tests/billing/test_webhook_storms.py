@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,13 +61,15 @@ class Shop:
         self.travel.shift(span)
         for _ in range(changes):
             one, chance = self.draw.choice(list(self.ending)), self.draw.random()
-            # One that has ended meanwhile can no longer change.
-            with contextlib.suppress(InvalidRequestError):
-                if chance < 0.01:
+            try:
+                if chance < 0.005:
                     stripe().v1.subscriptions.cancel(one)
                 else:
                     ends = self.ending[one] = not self.ending[one]
                     stripe().v1.subscriptions.update(one, {"cancel_at_period_end": ends})
+            except InvalidRequestError:
+                # It has ended meanwhile, by itself or because somebody cancelled it.
+                del self.ending[one]
 
     def deliver(self) -> None:
         """Make the deliveries that are due."""
@@ -91,7 +92,7 @@ class Shop:
     def month(self) -> None:
         """Let a month pass, past the end of a billing period."""
         for _ in range(29):
-            self.live(DAY, changes=32)
+            self.live(DAY, changes=28)
             self.deliver()
             self.handle()
 
