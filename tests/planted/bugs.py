@@ -928,7 +928,13 @@ WEBHOOKS = (
         "first_page_of_events_only",
         "Of Stripe's events only the first page is looked through for lost ones.",
         "After an outage of days ended periods and cancellations stay unknown.",
-        (Words("billing.webhooks.sweep:_go_on", "query if page.next else later", "later"),),
+        (
+            Words(
+                "billing.gateway.events:_snapshots",
+                'answer["has_more"] and bool(events)',
+                "False",
+            ),
+        ),
         (
             SWEEP + "all_pages_of_both_lists_are_read",
             SWEEP + "a_sweep_that_stripe_interrupts_goes_on_from_its_last_page",
@@ -948,10 +954,9 @@ WEBHOOKS = (
         (
             Words(
                 "billing.webhooks.sweep:_record",
-                "query=row.query, cursor=row.cursor\n",
-                "\n",
+                "finished_at=None, since=row.since, query=row.query, cursor=row.cursor",
+                "",
             ),
-            Words("billing.webhooks.sweep:_record", "finished_at=None, since=row.since, ", ""),
         ),
         (SWEEP + "a_pass_that_another_overtook_changes_nothing",),
     ),
