@@ -25,6 +25,23 @@ class WrongRequest(ValueError):
     """The caller's mistake, in a sentence."""
 
 
+class Confirmation(msgspec.Struct, forbid_unknown_fields=True):
+    """What a person does with a client secret."""
+
+    client_secret: str
+    payment_method: str | None = None
+    authenticated: bool | None = None
+
+
+class Completion(msgspec.Struct, forbid_unknown_fields=True):
+    """What a person does on a Checkout page."""
+
+    session: str
+    payment_method: str | None = "pm_card_visa"
+    email: str | None = None
+    authenticated: bool | None = None
+
+
 class Control:
     """Answer what is about the emulator rather than about Stripe."""
 
@@ -35,6 +52,7 @@ class Control:
             ("GET", "health"): self._health,
             ("GET", "arrivals"): self._arrivals,
             ("GET", "truth"): self._truth,
+            ("GET", "invoices"): self._invoices,
             ("GET", "violations"): self._violations,
             ("POST", "reset"): self._reset,
             ("GET", "clock"): self._clock,
@@ -49,6 +67,8 @@ class Control:
             ("GET", "snapshots"): self._list_snapshots,
             ("POST", "snapshots"): self._take_snapshot,
             ("POST", "restore"): self._restore,
+            ("POST", "confirm"): self._confirm,
+            ("POST", "checkout"): self._complete_checkout,
         }
 
     @staticmethod
@@ -103,6 +123,9 @@ class Control:
         if query.get("recount"):
             truth = Truth.folded(self.emulator.arrivals)
         return truth.as_dict(customer=query.get("customer"), event_name=query.get("event_name"))
+
+    def _invoices(self, query: dict[str, str], body: Any) -> Any:  # noqa: ARG002  one signature for all
+        return self.emulator.billed(customer=query.get("customer"))
 
     def _violations(self, query: dict[str, str], body: Any) -> Any:  # noqa: ARG002  one signature for all
         violations = self.emulator.world.violations
@@ -186,6 +209,21 @@ class Control:
             raise WrongRequest(f"There is no snapshot {name!r}.")
         self.emulator.restore(self._snapshots[name])
         return {"status": "restored", "arrivals": len(self.emulator.arrivals)}
+
+    def _confirm(self, query: dict[str, str], body: Any) -> Any:  # noqa: ARG002  one signature for all
+        asked = msgspec.convert(body, Confirmation)
+        return self.emulator.confirm(
+            asked.client_secret, asked.payment_method, authenticated=asked.authenticated
+        )
+
+    def _complete_checkout(self, query: dict[str, str], body: Any) -> Any:  # noqa: ARG002  one signature for all
+        asked = msgspec.convert(body, Completion)
+        return self.emulator.complete_checkout(
+            asked.session,
+            asked.payment_method,
+            email=asked.email,
+            authenticated=asked.authenticated,
+        )
 
 
 def _number(query: dict[str, str], name: str, default: int) -> int:
