@@ -91,7 +91,7 @@ class Shop:
 
     def month(self) -> None:
         """Let a month pass, past the end of a billing period, until its last draft is final."""
-        for span, changes in [(DAY, 33)] * 29 + [(3 * HOUR, 0)]:
+        for span, changes in [(DAY, 33)] * 29 + [(3 * HOUR, 40)]:
             self.live(span, changes=changes)
             self.deliver()
             self.handle()
@@ -114,7 +114,8 @@ def opened(client, settings, run):
         with time_machine.travel(BEGIN, tick=False) as travel:
             run("sync_catalogue")
             shop = Shop(emulator, client, travel, subscribers=subscribers)
-            travel.shift(2 * DAY)
+            # Nobody changes anything at the very second of a period's end.
+            travel.shift(4 * DAY + 5 * HOUR)
             shop.deliver()
             shop.handle()
             shop.posted = 0
@@ -125,7 +126,11 @@ def opened(client, settings, run):
 
 
 def state():
-    """Return all that webhooks wrote down, without keys of ours."""
+    """Return all that webhooks wrote down, without keys of ours.
+
+    Without the instants of finalization, too: Stripe waits with a draft whose `invoice.created`
+    nobody has acknowledged.
+    """
     return {
         "subscriptions": sorted(
             Subscription.objects.values_list(
@@ -151,7 +156,6 @@ def state():
                 "total",
                 "period_start",
                 "period_end",
-                "finalized_at",
                 "created_at",
             ),
             key=str,
@@ -207,7 +211,7 @@ def test_a_thousand_webhooks_doubled_shuffled_late_and_lost_end_as_in_order(open
 def test_three_days_without_any_webhook_are_repaired_by_one_sweep(opened):
     """F74: the days of a period's end, and nobody had to do anything."""
     with opened(20) as shop:
-        for _ in range(27):
+        for _ in range(25):
             shop.live(DAY, changes=2)
             shop.deliver()
             shop.handle()
