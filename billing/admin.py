@@ -24,7 +24,7 @@ from billing import authentication, cases
 from billing.admin_base import CASE_LINKS, Admin, OperationAdmin, ReadOnlyAdmin, ReadOnlyInline
 from billing.catalogue.amounts import minor, text
 from billing.customers import CustomerConflict, CustomerRefused, create_customer
-from billing.enums import CaseKind, Scope, WebhookState
+from billing.enums import Arrival, CaseKind, Scope, WebhookState
 from billing.models import (
     ApiKey,
     Case,
@@ -39,6 +39,7 @@ from billing.models import (
     Subscription,
     SubscriptionItem,
     WebhookEvent,
+    WebhookSweep,
 )
 from billing.subscriptions import SubscriptionPending, SubscriptionRefused, subscribe
 from billing.webhooks import inbox
@@ -66,6 +67,7 @@ WEBHOOK_COLOURS = {
     WebhookState.IGNORED: "default",
     WebhookState.FAILED: "danger",
 }
+ARRIVAL_COLOURS = {"webhook": "default", "sweep": "info"}
 LINK = '<a href="{}" class="text-primary-600 dark:text-primary-500">{}</a>'
 
 
@@ -294,7 +296,7 @@ class PlanAdmin(ReadOnlyAdmin):
 
 @admin.register(WebhookEvent)
 class WebhookEventAdmin(ReadOnlyAdmin):
-    """The inbox. Bodies stay as they were signed."""
+    """The inbox. Bodies stay as they were signed, or as Stripe listed them."""
 
     # Counting all of a large table costs more than the page it stands on.
     paginator = InfinitePaginator
@@ -303,10 +305,11 @@ class WebhookEventAdmin(ReadOnlyAdmin):
         "type",
         "standing",
         "received_at",
+        "arrived",
         "tries",
         "object_id",
     )
-    list_filter = ("state", "kind")
+    list_filter = ("state", "kind", "arrived_by")
     search_fields = ("=stripe_event_id", "=object_id")
     search_help_text = "Stripe's id of the event or of its object"
     actions = ("handle_again",)
@@ -314,6 +317,10 @@ class WebhookEventAdmin(ReadOnlyAdmin):
     @display(description="state", ordering="state", label=WEBHOOK_COLOURS)
     def standing(self, event: WebhookEvent) -> tuple[str, str]:
         return event.state, WebhookState(event.state).label
+
+    @display(description="arrived by", ordering="arrived_by", label=ARRIVAL_COLOURS)
+    def arrived(self, event: WebhookEvent) -> str:
+        return event.arrived_by
 
     @display(description="tries", ordering="attempt_count")
     def tries(self, event: WebhookEvent) -> int:
@@ -329,6 +336,31 @@ class WebhookEventAdmin(ReadOnlyAdmin):
 
     def has_rerun_permission(self, request: HttpRequest, _: Any = None) -> bool:
         return bool(request.user.has_perm("billing.change_webhookevent"))
+
+
+def _swept_link(_: Case) -> str:
+    address = reverse("admin:billing_webhookevent_changelist")
+    return format_html(LINK, f"{address}?arrived_by__exact={Arrival.SWEEP}", "what was fetched")
+
+
+CASE_LINKS[CaseKind.WEBHOOKS_MISSING].append(_swept_link)
+
+
+@admin.register(WebhookSweep)
+class WebhookSweepAdmin(ReadOnlyAdmin):
+    """Sweeps over Stripe's list of events, and what had not arrived."""
+
+    list_display = ("started_at", "standing", "since", "until", "listed_count", "missing_count")
+    list_filter = ("live_mode", ("finished_at", admin.EmptyFieldListFilter))
+
+    @display(
+        description="state",
+        label={"finished": "success", "under way": "info", "not answered": "warning"},
+    )
+    def standing(self, sweep: WebhookSweep) -> str:
+        if sweep.finished_at is not None:
+            return "finished"
+        return "not answered" if sweep.last_error else "under way"
 
 
 LIMITS = ("customers", "events_per_minute", "units_per_minute")

@@ -52,6 +52,13 @@ class WebhookState(models.TextChoices):
     FAILED = "failed", "failed"
 
 
+class Arrival(models.TextChoices):
+    """How an event of Stripe's got here."""
+
+    WEBHOOK = "webhook", "webhook"
+    SWEEP = "sweep", "sweep"
+
+
 class CaseKind(models.TextChoices):
     """Why a person is needed. Each kind has a runbook entry."""
 
@@ -64,6 +71,7 @@ class CaseKind(models.TextChoices):
     DISCREPANCY = "discrepancy", "Stripe's books differ from ours"
     INVARIANT = "invariant", "our own tables contradict each other"
     WEBHOOK = "webhook", "a webhook cannot be handled"
+    WEBHOOKS_MISSING = "webhooks_missing", "webhooks do not arrive"
     MISCONFIGURED = "misconfigured", "Stripe refuses our key or our set-up"
     ERROR_REPORT = "error_report", "an error report of Stripe's is not cleared up"
     AGEING = "ageing", "usage grows old before Stripe has counted it"

@@ -10,8 +10,9 @@ from django.conf import settings
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
-from billing import customers, meter_checks, subscriptions
-from billing.webhooks import inbox
+from billing import customers, meter_checks, subscriptions, wakeups
+from billing.clock import database_clock
+from billing.webhooks import inbox, sweep
 
 log = structlog.get_logger()
 
@@ -19,6 +20,7 @@ WEBHOOKS_PER_PASS = 500
 WEBHOOK_PASS_SECONDS = 15
 """With one call's deadline of 25 s added it stays below the soft limit."""
 ROWS_PER_SWEEP = 100
+EVENT_SWEEP_SECONDS = 15
 
 
 @shared_task(name="billing.process_webhooks", ignore_result=True)
@@ -30,6 +32,20 @@ def process_webhooks() -> None:
         seconds=WEBHOOK_PASS_SECONDS,
     )
     _tell("billing.webhooks.pass_finished", asdict(result))
+
+
+@shared_task(name="billing.sweep_webhooks", ignore_result=True)
+def sweep_webhooks() -> None:
+    """Go on with today's sweep over Stripe's events, or begin it; wake up again for the rest."""
+    result = sweep.sweep_nightly(
+        routes=import_string(settings.BILLING_WEBHOOK_ROUTES),
+        clock=database_clock,
+        seconds=EVENT_SWEEP_SECONDS,
+    )
+    if result.sweep_id is not None:
+        log.info("billing.webhook_sweep.pass_finished", **asdict(result))
+    if result.may_go_on:
+        wakeups.after_commit("billing.sweep_webhooks")
 
 
 @shared_task(name="billing.finish_customers", ignore_result=True)

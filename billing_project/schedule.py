@@ -58,6 +58,13 @@ JOBS = (
         reason="handle stored webhooks whose wake-up was lost",
     ),
     Job(
+        task="billing.sweep_webhooks",
+        queue="webhooks",
+        # Hourly, because a sweep that Stripe did not answer goes on; one begins each day.
+        seconds=3_600,
+        reason="once a day, fetch from Stripe's list the events whose webhooks never came",
+    ),
+    Job(
         task="billing.finish_customers",
         queue="webhooks",
         seconds=60,

@@ -232,6 +232,11 @@ UNFOLD = {
                         "link": reverse_lazy("admin:billing_webhookevent_changelist"),
                     },
                     {
+                        "title": "Webhook sweeps",
+                        "icon": "sync",
+                        "link": reverse_lazy("admin:billing_webhooksweep_changelist"),
+                    },
+                    {
                         "title": "API keys",
                         "icon": "key",
                         "link": reverse_lazy("admin:billing_apikey_changelist"),
@@ -363,6 +368,14 @@ DEPLOYMENT = env.text("METERKEEPER_DEPLOYMENT", "default")
 BILLING_CATALOGUE_FILE = Path(env.text("BILLING_CATALOGUE_FILE", str(BASE_DIR / "catalogue.toml")))
 BILLING_WEBHOOK_ROUTES = "billing_project.webhook_routes.ROUTES"
 """Dotted path of the table from event type to handler; billing itself imports no other package."""
+BILLING_WEBHOOK_BODY_BYTES = 1024 * 1024
+"""Largest webhook read: far above Stripe's, whose invoices show their first ten lines only."""
+BILLING_WEBHOOK_SWEEP_DAYS = env.whole("BILLING_WEBHOOK_SWEEP_DAYS", 4, at_least=1, at_most=30)
+"""How far back the nightly sweep lists Stripe's events, and further where no sweep has been.
+
+Stripe repeats a delivery for three days, so later nobody brings it any more; a day is added for a
+night in which the sweep could not run. It lists thirty days.
+"""
 BILLING_REFERENCE_CACHE_SECONDS = 30
 """How long a web process trusts its copy of API keys and catalogue."""
 

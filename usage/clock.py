@@ -2,20 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import datetime
+from billing.clock import Clock, database_clock
 
-from django.db import connection
-
-Clock = Callable[[], datetime]
-
-
-def database_clock() -> datetime:
-    """Return the database's present instant, in UTC.
-
-    Leases and the age of a doubt are judged by it, because the clocks of workers may disagree.
-    """
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT clock_timestamp()")
-        instant: datetime = cursor.fetchone()[0]
-        return instant
+__all__ = ["Clock", "database_clock"]

@@ -26,6 +26,8 @@ TOLERANCE_SECONDS = 300
 Stripe's SDK looks to the past only, so a captured delivery stamped ahead would stay good for
 longer. Source: Stripe's webhook guide for the figure.
 """
+NAME_LENGTH = 200
+"""Longer than any id or type of Stripe's, and what the inbox has room for."""
 OBJECTS = {WebhookKind.SNAPSHOT: "event", WebhookKind.THIN: "v2.core.event"}
 
 
@@ -44,18 +46,32 @@ def verify(
     Raises:
         NotGenuine: the signature, its time or the body is not what Stripe sends.
     """
-    if not secrets:
+    if not any(each.strip() for each in secrets):
         raise NotGenuine("no webhook secret is configured")
     if not signature.isascii() or not any(_is_signed(body, signature, each) for each in secrets):
         raise NotGenuine("the signature does not match")
     if abs(now.timestamp() - _signed_at(signature)) > TOLERANCE_SECONDS:
         raise NotGenuine(f"the signature's time is more than {TOLERANCE_SECONDS} s from ours")
-    event = json.loads(body)
+    try:
+        event = json.loads(body)
+    except (ValueError, RecursionError):
+        raise NotGenuine("the body is no JSON") from None
+    return described(event, kind)
+
+
+def described(event: Any, kind: WebhookKind) -> Notification:
+    """Return what an event says of itself, delivered or listed.
+
+    Raises:
+        NotGenuine: it is no event of this kind.
+    """
     if not isinstance(event, dict) or event.get("object") != OBJECTS[kind]:
         raise NotGenuine(f"the body is no {kind.value} event")
+    if not (_is_name(event.get("id")) and _is_name(event.get("type"))):
+        raise NotGenuine("the event has no id or no type")
     return Notification(
-        event_id=str(event["id"]),
-        type=str(event["type"]),
+        event_id=event["id"],
+        type=event["type"],
         object_id=_object_id(event, kind),
         live_mode=event.get("livemode") is True,
     )
@@ -118,6 +134,10 @@ def _samples(error_type: Mapping[str, Any]) -> tuple[ErrorSample, ...]:
     )
 
 
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= NAME_LENGTH and value.isprintable()
+
+
 def _is_signed(body: bytes, signature: str, secret: str) -> bool:
     try:
         stripe.WebhookSignature.verify_header(body, signature, secret)
@@ -133,10 +153,12 @@ def _signed_at(signature: str) -> int:
 
 def _object_id(event: dict[str, Any], kind: WebhookKind) -> str:
     if kind is WebhookKind.THIN:
-        subject = event.get("related_object") or {}
+        subject = event.get("related_object")
     else:
-        subject = (event.get("data") or {}).get("object") or {}
-    return str(subject.get("id") or "")
+        data = event.get("data")
+        subject = data.get("object") if isinstance(data, dict) else None
+    object_id = subject.get("id") if isinstance(subject, dict) else None
+    return object_id if isinstance(object_id, str) and _is_name(object_id) else ""
 
 
 def _instant(created: str | datetime) -> datetime:

@@ -138,12 +138,28 @@ class InvoiceState:
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """A webhook whose signature was good. A thin one only names what to fetch."""
+    """What an event of Stripe's says of itself. A thin one only names what to fetch."""
 
     event_id: str
     type: str
     object_id: str
     live_mode: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PastEvent:
+    """An event from Stripe's list. `body` is its JSON, as far as the list tells it."""
+
+    notification: Notification
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventPage:
+    """One page of events. `next` says where the following one begins; empty: this is the last."""
+
+    events: tuple[PastEvent, ...]
+    next: str
 
 
 @dataclass(frozen=True, slots=True)

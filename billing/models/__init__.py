@@ -7,6 +7,7 @@ from billing.models.customer import Customer
 from billing.models.rate_limit import RateLimit
 from billing.models.subscription import Invoice, PeriodBoundary, Subscription, SubscriptionItem
 from billing.models.webhook_event import WebhookEvent
+from billing.models.webhook_sweep import WebhookSweep
 
 __all__ = [
     "ApiKey",
@@ -24,4 +25,5 @@ __all__ = [
     "Subscription",
     "SubscriptionItem",
     "WebhookEvent",
+    "WebhookSweep",
 ]

@@ -7,7 +7,7 @@ reconciliation are none of this package's business.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -18,9 +18,9 @@ from django.utils import timezone
 
 from billing import steps
 from billing.cases import close_case, open_case
-from billing.enums import CaseKind, WebhookKind, WebhookState
+from billing.enums import Arrival, CaseKind, WebhookKind, WebhookState
 from billing.gateway.errors import GatewayError
-from billing.gateway.values import Notification
+from billing.gateway.values import Notification, PastEvent
 from billing.models import WebhookEvent
 
 log = structlog.get_logger()
@@ -90,6 +90,36 @@ def record(notification: Notification, *, kind: WebhookKind, body: bytes, now: d
     except IntegrityError:
         return False
     return True
+
+
+def record_missing(events: Iterable[PastEvent], *, kind: WebhookKind, now: datetime) -> int:
+    """Store those of Stripe's listed events that never arrived; return how many there were.
+
+    Takes part in the caller's transaction. A webhook of one that comes later changes nothing.
+    """
+    listed = {event.notification.event_id: event for event in events}
+    stored = WebhookEvent.objects.filter(stripe_event_id__in=listed)
+    for event_id in stored.values_list("stripe_event_id", flat=True):
+        del listed[event_id]
+    WebhookEvent.objects.bulk_create(
+        [
+            WebhookEvent(
+                stripe_event_id=event.notification.event_id,
+                kind=kind,
+                type=event.notification.type,
+                object_id=event.notification.object_id,
+                live_mode=event.notification.live_mode,
+                body=event.body,
+                arrived_by=Arrival.SWEEP,
+                received_at=now,
+                next_attempt_at=now,
+            )
+            for event in listed.values()
+        ],
+        # Its webhook may come just now.
+        ignore_conflicts=True,
+    )
+    return WebhookEvent.objects.filter(stripe_event_id__in=listed, arrived_by=Arrival.SWEEP).count()
 
 
 def process_due(*, routes: Routes, limit: int, seconds: float) -> PassResult:

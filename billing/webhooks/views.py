@@ -36,6 +36,11 @@ def thin(request: HttpRequest) -> HttpResponse:
 
 def _take(request: HttpRequest, kind: WebhookKind, secrets: Sequence[str]) -> HttpResponse:
     now = timezone.now()
+    limit = settings.BILLING_WEBHOOK_BODY_BYTES
+    # A body without a length is not read; a chunked one was given its own before it came here.
+    length = request.META.get("CONTENT_LENGTH") or "0"
+    if length.isdecimal() and int(length) > limit:
+        return problem(413, "Too large", f"A webhook has at most {limit} bytes.")
     body = request.body
     try:
         notification = notifications.verify(

@@ -12,7 +12,7 @@ from billing import authentication
 from billing.authentication import NotAuthenticated, authenticate
 from billing.cases import open_case
 from billing.customers import create_customer
-from billing.enums import CaseKind, Scope, WebhookState
+from billing.enums import Arrival, CaseKind, Scope, WebhookState
 from billing.models import (
     ApiKey,
     Case,
@@ -23,6 +23,7 @@ from billing.models import (
     Source,
     Subscription,
     WebhookEvent,
+    WebhookSweep,
 )
 from billing.subscriptions import subscribe
 from billing_project import schedule
@@ -30,7 +31,7 @@ from tests.factories.billing import make_customer, make_webhook_event
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 
-LEDGERS = [Invoice, Meter, Plan, WebhookEvent, Source]
+LEDGERS = [Invoice, Meter, Plan, WebhookEvent, WebhookSweep, Source]
 OURS = [Case, Customer, Subscription, ApiKey, *LEDGERS]
 
 
@@ -59,6 +60,9 @@ def fill(first, last):
             mirrored_at=now,
         )
         make_webhook_event(f"evt_{number}")
+        WebhookSweep.objects.create(
+            live_mode=False, since=now, until=now, started_at=now, finished_at=now
+        )
         authentication.issue(f"source-{number}", [Scope.READ])
         open_case(
             kind=CaseKind.HELD,
@@ -300,6 +304,31 @@ def test_failed_webhook_is_put_back_in_line(staff):
 
     event.refresh_from_db()
     assert (event.state, event.attempt_count) == (WebhookState.PENDING, 0)
+
+
+def test_what_a_sweep_fetched_is_told_apart_and_found_from_its_case(staff, now):
+    make_webhook_event("evt_arrived", type="invoice.paid")
+    make_webhook_event("evt_fetched", type="invoice.voided", arrived_by=Arrival.SWEEP)
+    case = open_case(
+        kind=CaseKind.WEBHOOKS_MISSING, reference="events", reason="1 of 2", deadline_at=now
+    )
+
+    change = staff.get(page(Case, "change", case.pk)).content.decode()
+    [link] = re.findall(r'href="([^"]+)"[^>]*>what was fetched', change)
+    shown = staff.get(link).content.decode()
+
+    assert "invoice.voided" in shown
+    assert "invoice.paid" not in shown
+
+
+def test_a_sweep_says_whether_stripe_answered(staff, now):
+    started = {"live_mode": False, "since": now, "until": now, "started_at": now}
+    WebhookSweep.objects.create(**started, finished_at=now)
+    assert "finished" in staff.get(page(WebhookSweep)).content.decode()
+
+    WebhookSweep.objects.create(**started, last_error="503")
+
+    assert "not answered" in staff.get(page(WebhookSweep)).content.decode()
 
 
 def test_case_is_taken_and_closed_with_a_resolution(staff, now):

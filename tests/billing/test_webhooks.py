@@ -456,6 +456,53 @@ def test_strangers_on_the_same_account_are_ignored(client, forwarding, subscript
     assert WebhookEvent.objects.filter(state=WebhookState.PENDING).count() == 0
 
 
+def test_what_another_deployment_made_on_the_same_account_is_ignored(
+    client, forwarding, subscription
+):
+    calls = subscriptions.at_stripe.connection().v1
+    metadata = {"meterkeeper_deployment": "staging", "meterkeeper_subscription": "1"}
+    theirs = calls.customers.create({"metadata": {"meterkeeper_deployment": "staging"}})
+    price = subscription.plan.prices.get().stripe_price_id
+    calls.subscriptions.create(
+        {"customer": theirs.id, "items": [{"price": price}], "metadata": metadata}
+    )
+    delivered(client, forwarding)
+
+    assert process().failed == 0
+    assert [row.stripe_subscription_id for row in Subscription.objects.all()] == [
+        subscription.stripe_subscription_id
+    ]
+    of_subscriptions = WebhookEvent.objects.filter(type__startswith="customer.subscription.")
+    assert of_subscriptions.filter(state=WebhookState.IGNORED).count() == 1
+
+
+def test_no_delivery_is_refused_while_a_secret_is_rolled(client, forwarding, settings):
+    """F76: Stripe signs with both for a while, and with the new one alone afterwards."""
+    [old], new = settings.STRIPE_WEBHOOK_SECRETS, "whsec_new"
+    hook, answers = f"http://us.invalid{SNAPSHOT}", []
+    calls = subscriptions.at_stripe.connection().v1
+    forwarding.settings.change(rolled_secret_seconds=3_600)
+
+    def another():
+        calls.customers.create({})
+        answers.extend(
+            deliver(client, delivery).status_code for delivery in forwarding.pop_deliveries()
+        )
+
+    another()
+    forwarding.forward(hook, new)
+    another()
+    settings.STRIPE_WEBHOOK_SECRETS = [new, old]
+    another()
+    forwarding.settings.change(rolled_secret_seconds=0)
+    with time_machine.travel(timezone.now() + timedelta(hours=2), tick=False):
+        another()
+        settings.STRIPE_WEBHOOK_SECRETS = [new]
+        another()
+
+    assert answers == [200] * 5
+
+
 def test_unreachable_stripe_delays_and_loses_nothing(client, forwarding, subscription):
     """F75: fetching what changed fails for a while."""
     delivered(client, forwarding)

@@ -38,7 +38,7 @@ from billing.models import (
     Source,
     WebhookEvent,
 )
-from billing.webhooks import inbox
+from billing.webhooks import inbox, sweep
 from billing_project.webhook_routes import ROUTES
 from reconciliation import runs
 from stripe_emulator import Emulator
@@ -235,6 +235,12 @@ class Shop:
 
     def deliver(self) -> Operation:
         return Operation(lambda: delivery.deliver_due(clock=lambda: self.now))
+
+    def sweep_events(self) -> Operation:
+        return Operation(
+            lambda: sweep.sweep(routes=ROUTES, clock=lambda: self.now, seconds=60),
+            is_repeated=True,
+        )
 
     def die_with_a_claim(self) -> Operation:
         """Claim one submission and never be heard of again."""

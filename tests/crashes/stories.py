@@ -369,6 +369,28 @@ def period_end(shop: Shop) -> Told:
     yield shop.miss_invoice("in_gone")
 
 
+def unheard(shop: Shop) -> Told:
+    """Webhooks of a period's end are all lost; the sweep is refused once, and then fetches them."""
+    end = NOW + 2 * HOUR
+    begin = end - timedelta(days=31)
+    acme = _subscribed(shop, begin)
+    for at in (begin, end):
+        PeriodBoundary.objects.create(customer=acme, at=at, recut_at=NOW)
+    shop.now = end - 10 * MINUTE
+    yield shop.ingest(("u1", end - 50 * MINUTE, 10))
+    yield shop.upkeep()
+    yield shop.deliver()
+    shop.now = end + 31 * MINUTE
+    shop.emulator.faults.switch_on("webhook_drop")
+    yield shop.hooks()
+    shop.emulator.faults.clear()
+    shop.advance(minutes=15)
+    shop.emulator.faults.switch_on("401", path="/v1/events", count=1)
+    yield shop.sweep_events()
+    yield shop.sweep_events()
+    yield shop.handle()
+
+
 def _subscribed(shop: Shop, begin: datetime) -> Customer:
     """Subscribe the customer at `begin`, with invoices at the end of each month."""
     shop.now = begin
@@ -455,6 +477,7 @@ STORIES = {
     "running_cut": Story(running_cut, (RUNNING,)),
     "running_resent": Story(running_resent, (RUNNING,)),
     "period_end": Story(period_end),
+    "unheard": Story(unheard),
     "learned_late": Story(learned_late),
     "restored": Story(restored),
 }

@@ -34,6 +34,9 @@ RUNNING = "tests/usage/test_running.py::test_"
 VOIDING = "tests/usage/test_voiding.py::test_"
 FENCE = "tests/usage/test_fence.py::test_"
 METERS = "tests/billing/test_meter_checks.py::test_"
+SWEEP = "tests/billing/test_webhook_sweep.py::test_"
+FORGERIES = "tests/billing/test_webhook_forgeries.py::test_"
+NO_FORGERY = "of_ten_thousand_forgeries_none_is_taken_and_the_genuine_ones_between_them_are"
 RUNS = "tests/reconciliation/test_runs.py::test_"
 
 
@@ -887,4 +890,91 @@ COMPARING = (
     ),
 )
 
-BUGS: tuple[Bug, ...] = SENDING + DOUBTS + FOLDING + COMPARING
+WEBHOOKS = (
+    Bug(
+        "future_webhooks_are_taken",
+        "Only a signature's age is looked at, as Stripe's SDK does, and not that it lies ahead.",
+        "A captured delivery stamped ahead stays good for longer.",
+        (
+            Words(
+                "billing.gateway.notifications:verify",
+                "abs(now.timestamp() - _signed_at(signature))",
+                "now.timestamp() - _signed_at(signature)",
+            ),
+        ),
+        (FORGERIES + NO_FORGERY,),
+    ),
+    Bug(
+        "older_signatures_are_taken",
+        "A signature is good for as long as its secret is.",
+        "A captured delivery can be sent again for ever.",
+        (Value("billing.gateway.notifications:TOLERANCE_SECONDS", 10**10),),
+        (FORGERIES + NO_FORGERY,),
+    ),
+    Bug(
+        "any_endpoints_secret",
+        "A webhook is taken whoever's secret signed it.",
+        "Whoever knows one endpoint's secret writes into the others.",
+        (
+            Words(
+                "billing.webhooks.views:_take",
+                "secrets=secrets",
+                "secrets=settings.STRIPE_WEBHOOK_SECRETS + settings.STRIPE_THIN_WEBHOOK_SECRETS",
+            ),
+        ),
+        (FORGERIES + NO_FORGERY,),
+    ),
+    Bug(
+        "first_page_of_events_only",
+        "Of Stripe's events only the first page is looked through for lost ones.",
+        "After an outage of days ended periods and cancellations stay unknown.",
+        (
+            Words(
+                "billing.gateway.events:_snapshots",
+                'answer["has_more"] and bool(events)',
+                "False",
+            ),
+        ),
+        (
+            SWEEP + "all_pages_of_both_lists_are_read",
+            SWEEP + "a_sweep_that_stripe_interrupts_goes_on_from_its_last_page",
+        ),
+    ),
+    Bug(
+        "sweep_of_one_night",
+        "A sweep lists the days of the setting, however long none has been made.",
+        "Events of an outage that took the sweeps with it stay unknown.",
+        (Words("billing.webhooks.sweep:_since", "if last is not None:", "if False:"),),
+        (SWEEP + "where_no_sweep_has_been_for_longer_it_reaches_back_to_the_last_one",),
+    ),
+    Bug(
+        "overtaken_page_counts_again",
+        "A pass that another has overtaken moves the sweep back to where it was itself.",
+        "Two passes at once send each other back, and a sweep never ends.",
+        (
+            Words(
+                "billing.webhooks.sweep:_record",
+                "finished_at=None, since=row.since, query=row.query, cursor=row.cursor",
+                "",
+            ),
+        ),
+        (SWEEP + "a_pass_that_another_overtook_changes_nothing",),
+    ),
+    Bug(
+        "swept_events_are_handled_twice",
+        "An event the sweep has fetched is put back in line when its webhook comes after all.",
+        "None but work; where a handler were no refetch, its effect would be doubled.",
+        (
+            Words(
+                "billing.webhooks.inbox:record",
+                "except IntegrityError:\n        return False",
+                "except IntegrityError:\n"
+                "        WebhookEvent.objects.filter(stripe_event_id=notification.event_id)"
+                ".update(state='pending')\n        return False",
+            ),
+        ),
+        (SWEEP + "a_late_webhook_of_a_fetched_event_changes_nothing",),
+    ),
+)
+
+BUGS: tuple[Bug, ...] = SENDING + DOUBTS + FOLDING + COMPARING + WEBHOOKS
