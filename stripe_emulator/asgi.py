@@ -11,6 +11,7 @@ from stripe_emulator.core.emulator import Emulator
 from stripe_emulator.core.routing import STREAM_HOST
 from stripe_emulator.core.wire import Fate, Reply, Request
 from stripe_emulator.delivering import Deliverer
+from stripe_emulator.hosted.pages import HostedPages
 from stripe_emulator.sockets import cut
 
 Scope = MutableMapping[str, Any]
@@ -43,6 +44,7 @@ class Application:
         self.emulator = emulator
         self.host = host
         self.control = Control(emulator)
+        self.pages = HostedPages(emulator)
         self._background = [Deliverer(emulator).run, *background]
 
     def stream_door(self) -> "Application":
@@ -85,6 +87,9 @@ class Application:
         )
         if self.host != STREAM_HOST and self.control.owns(request.path):
             await _answer(send, self.control.handle(request))
+            return
+        if self.host != STREAM_HOST and self.pages.owns(request.path):
+            await _answer(send, self.pages.handle(request))
             return
         try:
             reply = self.emulator.begin(request)

@@ -19,6 +19,8 @@ PREFIX = "/_emulator/"
 ICON = "/favicon.ico"
 """Browsers ask for it by themselves, which is nothing a judge should see."""
 MAX_ARRIVALS = 10_000
+_COMPLETES = {"authenticated", "email", "payment_method", "session"}
+_CONFIRMS = {"authenticated", "client_secret", "payment_method"}
 
 
 class WrongRequest(ValueError):
@@ -35,6 +37,7 @@ class Control:
             ("GET", "health"): self._health,
             ("GET", "arrivals"): self._arrivals,
             ("GET", "truth"): self._truth,
+            ("GET", "invoices"): self._invoices,
             ("GET", "violations"): self._violations,
             ("POST", "reset"): self._reset,
             ("GET", "clock"): self._clock,
@@ -49,6 +52,8 @@ class Control:
             ("GET", "snapshots"): self._list_snapshots,
             ("POST", "snapshots"): self._take_snapshot,
             ("POST", "restore"): self._restore,
+            ("POST", "confirm"): self._confirm,
+            ("POST", "checkout"): self._complete_checkout,
         }
 
     @staticmethod
@@ -103,6 +108,9 @@ class Control:
         if query.get("recount"):
             truth = Truth.folded(self.emulator.arrivals)
         return truth.as_dict(customer=query.get("customer"), event_name=query.get("event_name"))
+
+    def _invoices(self, query: dict[str, str], body: Any) -> Any:  # noqa: ARG002  one signature for all
+        return self.emulator.billed(customer=query.get("customer"))
 
     def _violations(self, query: dict[str, str], body: Any) -> Any:  # noqa: ARG002  one signature for all
         violations = self.emulator.world.violations
@@ -186,6 +194,20 @@ class Control:
             raise WrongRequest(f"There is no snapshot {name!r}.")
         self.emulator.restore(self._snapshots[name])
         return {"status": "restored", "arrivals": len(self.emulator.arrivals)}
+
+    def _confirm(self, query: dict[str, str], body: Any) -> Any:  # noqa: ARG002  one signature for all
+        if not isinstance(body.get("client_secret"), str) or set(body) - _CONFIRMS:
+            raise WrongRequest(f"A confirmation takes {', '.join(sorted(_CONFIRMS))}.")
+        return self.emulator.confirm(
+            body["client_secret"],
+            body.get("payment_method"),
+            authenticated=body.get("authenticated"),
+        )
+
+    def _complete_checkout(self, query: dict[str, str], body: Any) -> Any:  # noqa: ARG002  one signature for all
+        if not isinstance(body.get("session"), str) or set(body) - _COMPLETES:
+            raise WrongRequest(f"A completion takes {', '.join(sorted(_COMPLETES))}.")
+        return self.emulator.complete_checkout(**body)
 
 
 def _number(query: dict[str, str], name: str, default: int) -> int:

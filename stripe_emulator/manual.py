@@ -20,6 +20,8 @@ Ask the judge:
   GET    /_emulator/arrivals       every request and what became of it; after=N limit=M
   GET    /_emulator/truth          what was accepted, counted from the arrivals alone;
                                    customer= event_name=, recount=1 reads the log again
+  GET    /_emulator/invoices       what of it is on which invoice, per customer, meter and period,
+                                   and why the rest is on none; customer= narrows it
   GET    /_emulator/violations     what a good client never does, below
 
 Webhooks:
@@ -33,6 +35,16 @@ Webhooks:
                                    are made nowhere else: /v2/core/event_destinations is not served.
   GET    /_emulator/deliveries     how many wait, and how the latest went
   A delivery that is not answered with 2xx is repeated after the waits of webhook_retry_seconds.
+
+Be the customer:
+  POST   /_emulator/confirm        {"client_secret": ..., "payment_method": "pm_card_visa"}: what
+                                   Stripe.js does for a person, on a setup intent or an invoice's
+                                   confirmation_secret. A card whose bank asks takes
+                                   "authenticated": true or false, at once or in a second call.
+  POST   /_emulator/checkout       {"session": "cs_test_...", "payment_method": "pm_card_visa",
+                                   "email": ..., "authenticated": true}: completes a Checkout
+                                   session as its page does; only the session must be given
+  Checkout sessions and portal sessions have pages of their own: open their `url` in a browser.
 
 Move time:
   GET    /_emulator/clock          {"now": ..., "frozen": ...}

@@ -49,6 +49,9 @@ def render(emulator: Emulator) -> str:
             "Latest deliveries", ("time", "event", "#try", "#answer", "url"), _deliveries(emulator)
         ),
         section("Customers", ("id", "email", "name", "created"), _customers(emulator)),
+        section(
+            "Checkout sessions", ("page", "mode", "status", "customer", "ends"), _sessions(emulator)
+        ),
     ]
     clock = " (frozen)" if emulator.clock.frozen else ""
     return (
@@ -154,6 +157,17 @@ def _customers(emulator: Emulator) -> Iterable[Sequence[str]]:
                 customer["name"] or "",
                 rfc3339(customer["created"]),
             )
+
+
+def _sessions(emulator: Emulator) -> Iterable[Sequence[str]]:
+    for session in list(emulator.world.checkout_sessions)[: -SHOWN - 1 : -1]:
+        yield (
+            session["url"] or session["id"],
+            session["mode"],
+            session["status"],
+            session["customer"] or "",
+            rfc3339(session["expires_at"]),
+        )
 
 
 def _violations(emulator: Emulator) -> Iterable[Sequence[str]]:

@@ -31,7 +31,7 @@ class AnotherVersionError(Exception):
 def _version() -> bytes:
     """Return a digest of the core's code: what a saved object is, its class says."""
     digest = hashlib.sha256()
-    for source in sorted(Path(core.__file__).parent.glob("*.py")):
+    for source in sorted(Path(core.__file__).parent.rglob("*.py")):
         digest.update(source.read_bytes())
     return digest.hexdigest().encode()
 
@@ -45,7 +45,7 @@ class SavedState:
         self._path = path
         self._emulator = emulator
         self._every_seconds = every_seconds
-        self._saved_at_arrival = -1
+        self._saved_at: tuple[int, int] | None = None
 
     def load(self) -> None:
         """Take up where the last run ended.
@@ -71,15 +71,18 @@ class SavedState:
             self._emulator.count_again(missed)
 
     def save(self) -> None:
-        """Write the account beside its logs, if anything came since the last time."""
-        arrivals = len(self._emulator.arrivals)
-        if arrivals == self._saved_at_arrival:
+        """Write the account beside its logs, if anything came since the last time.
+
+        What people do on pages is no arrival; it shows in events.
+        """
+        came = (len(self._emulator.arrivals), len(self._emulator.world.events))
+        if came == self._saved_at:
             return
         snapshot = self._emulator.snapshot(with_records=False)
         draft = self._path.with_suffix(".new")
         draft.write_bytes(_version() + b"\n" + pickle.dumps(snapshot))
         draft.replace(self._path)
-        self._saved_at_arrival = arrivals
+        self._saved_at = came
 
     async def run(self) -> None:
         """Save every few seconds until cancelled."""
@@ -89,5 +92,5 @@ class SavedState:
 
     def close(self) -> None:
         """Save for the last time."""
-        self._saved_at_arrival = -1
+        self._saved_at = None
         self.save()

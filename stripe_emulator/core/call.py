@@ -22,6 +22,8 @@ class Call:
     events: list[EventVerdict] = field(default_factory=list)
     """The rulings on meter events in this request, for the arrival log."""
     cancelled: EventVerdict | None = None
+    base_url: str = ""
+    """Where the caller reaches us, without a path: what the address of a page begins with."""
 
     def given(self, name: str, default: Any = None) -> Any:
         """Return a parameter, or `default` when it was not sent."""

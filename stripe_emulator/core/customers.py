@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from stripe_emulator.core import events, subscription_life
+from stripe_emulator.core import events
+from stripe_emulator.core.billing import subscription_status
 from stripe_emulator.core.call import Answer, Call
 from stripe_emulator.core.collection import Object, in_span
 from stripe_emulator.core.errors import ApiError, invalid
@@ -147,9 +148,9 @@ def remove(world: World, customer: Object) -> None:
     for subscription in list(world.subscriptions):
         if (
             subscription["customer"] == customer["id"]
-            and subscription["status"] in subscription_life.LIVE
+            and subscription["status"] in subscription_status.LIVE
         ):
-            subscription_life.end(world, subscription)
+            subscription_status.end(world, subscription)
     events.emit(world, "customer.deleted", customer)
     world.customers.add(
         {
@@ -179,6 +180,15 @@ def find(call: Call, customer_id: str, *, param: str = "id", status: int = 404) 
         error.status = status
         raise error
     return customer
+
+
+def named(call: Call) -> Object:
+    """Return the customer that a call names as its `customer`, which it must."""
+    if "customer" not in call.params:
+        raise invalid(
+            "Missing required param: customer.", param="customer", code="parameter_missing"
+        )
+    return find(call, call.params["customer"], param="customer", status=400)
 
 
 def _set(customer: Object, params: dict[str, Any]) -> None:

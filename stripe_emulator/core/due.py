@@ -1,13 +1,18 @@
 """Catching up with time: what fell due is done in order, each at its own moment."""
 
-from stripe_emulator.core import (
-    cycle_invoices,
-    error_reports,
-    invoices,
-    subscription_life,
-    test_clocks,
-)
+from collections.abc import Callable
+
+from stripe_emulator.core import error_reports, test_clocks
 from stripe_emulator.core.agenda import Agenda
+from stripe_emulator.core.billing import (
+    checkout_sessions,
+    credit_grants,
+    cycle_invoices,
+    finalization,
+    payments,
+    subscription_agenda,
+    subscription_life,
+)
 from stripe_emulator.core.collection import Object
 from stripe_emulator.core.settling import settle_due
 from stripe_emulator.core.world import World
@@ -29,13 +34,12 @@ def catch_up(world: World) -> None:
 
 
 def _act(world: World, agenda: Agenda, kind: str, subject: str, due_at: float) -> None:
-    if kind == subscription_life.AGENDA_KIND:
-        if _lives_here(world, agenda, world.subscriptions.find(subject)):
-            subscription_life.fall_due(world, subject, int(due_at))
-    elif kind == invoices.AGENDA_KIND:
-        invoice = world.invoices.find(subject)
-        if invoice is not None and _lives_here(world, agenda, invoice):
-            cycle_invoices.finalize(world, invoice)
+    if kind in _OF_CUSTOMERS:
+        collection, act = _OF_CUSTOMERS[kind]
+        if _lives_here(world, agenda, getattr(world, collection).find(subject)):
+            act(world, subject, int(due_at))
+    elif kind == checkout_sessions.AGENDA_KIND:
+        checkout_sessions.fall_due(world, subject)
     elif kind == error_reports.AGENDA_KIND:
         error_reports.report(world, subject, due_at)
     elif kind == test_clocks.AGENDA_KIND:
@@ -46,6 +50,28 @@ def _act(world: World, agenda: Agenda, kind: str, subject: str, due_at: float) -
             test_clocks.remove(world, clock)
     else:
         raise LookupError(f"nobody owns agenda entries of kind {kind}")
+
+
+def _finalize(world: World, invoice_id: str, at: int) -> None:
+    """Finalize a draft, unless its moment was moved since it got this one."""
+    invoice = world.invoices.find(invoice_id)
+    if invoice is not None and finalization.is_due(world, invoice, at):
+        cycle_invoices.finalize(world, invoice)
+
+
+def _pay(world: World, invoice_id: str, at: int) -> None:
+    invoice = world.invoices.find(invoice_id)
+    if invoice is not None:
+        payments.fall_due(world, invoice, at)
+
+
+_OF_CUSTOMERS: dict[str, tuple[str, Callable[[World, str, int], None]]] = {
+    subscription_agenda.AGENDA_KIND: ("subscriptions", subscription_life.fall_due),
+    finalization.AGENDA_KIND: ("invoices", _finalize),
+    payments.AGENDA_KIND: ("invoices", _pay),
+    credit_grants.AGENDA_KIND: ("credit_grants", credit_grants.fall_due),
+}
+"""What lives on a customer's time line, by kind: where it is kept, and what time does to it."""
 
 
 def _lives_here(world: World, agenda: Agenda, obj: Object | None) -> bool:

@@ -6,10 +6,15 @@ to a request on its way stands in `exchange`.
 
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
-from stripe_emulator.core import webhook_endpoints, webhooks
+from stripe_emulator.core import billed, webhook_endpoints, webhooks
 from stripe_emulator.core.arrivals import Arrival, ArrivalLog, MemoryArrivals
+from stripe_emulator.core.billing.checkout_completion import CannotCompleteError, complete
+from stripe_emulator.core.billing.confirmations import confirm
+from stripe_emulator.core.billing.declines import told
 from stripe_emulator.core.clock import Clock
+from stripe_emulator.core.collection import Object
 from stripe_emulator.core.deliveries import Delivery
 from stripe_emulator.core.due import catch_up
 from stripe_emulator.core.exchange import Exchange
@@ -18,12 +23,7 @@ from stripe_emulator.core.idempotency import Idempotency
 from stripe_emulator.core.ids import Ids
 from stripe_emulator.core.in_flight import InFlight
 from stripe_emulator.core.parts import Parts
-from stripe_emulator.core.records import (
-    IdempotencyRecord,
-    IdentifierRecord,
-    MemoryRecords,
-    Records,
-)
+from stripe_emulator.core.records import IdempotencyRecord, IdentifierRecord, MemoryRecords, Records
 from stripe_emulator.core.settings import Settings
 from stripe_emulator.core.settling import count_again
 from stripe_emulator.core.snapshots import Snapshot, packed, unpacked
@@ -89,6 +89,11 @@ class Emulator:
         """What was accepted, from the arrivals alone."""
         return self._parts.truth
 
+    def billed(self, *, customer: str | None = None) -> dict[str, Any]:
+        """Return what of the accepted usage is on which invoice, and why the rest is on none."""
+        catch_up(self.world)
+        return billed.books(self.world, self.arrivals, customer=customer)
+
     @property
     def world(self) -> World:
         """The account itself, with the violations seen."""
@@ -136,6 +141,35 @@ class Emulator:
         """Record an endpoint's answer; 0 stands for none. Failures are repeated later."""
         webhooks.report(self.world, delivery, status)
 
+    def confirm(
+        self,
+        client_secret: str,
+        payment_method: str | None = None,
+        *,
+        authenticated: bool | None = None,
+    ) -> Object:
+        """Do what a person does in a browser: keep or charge a card; see `confirmations`."""
+        catch_up(self.world)
+        return confirm(self.world, client_secret, payment_method, authenticated=authenticated)
+
+    def complete_checkout(
+        self,
+        session: str,
+        payment_method: str | None = "pm_card_visa",
+        *,
+        email: str | None = None,
+        authenticated: bool | None = None,
+    ) -> Object:
+        """Do what a person does on a Checkout page; see `checkout_completion`."""
+        catch_up(self.world)
+        found = self.world.checkout_sessions.find(session)
+        if found is None:
+            raise CannotCompleteError(f"There is no Checkout session {session}.")
+        outcome = complete(
+            self.world, found, payment_method, email=email, authenticated=authenticated
+        )
+        return told(found, outcome)
+
     def snapshot(self, *, with_records: bool = True) -> Snapshot:
         """Return everything as it is now. Without records the disk keeps them, for a restart."""
         parts = self._parts
@@ -168,6 +202,7 @@ class Emulator:
         """Take the usage of logged arrivals into an account that was saved before them."""
         for arrival in arrivals:
             count_again(self.world, arrival)
+            self.world.arrivals = arrival.number
         self._parts.truth = Truth.folded(self.arrivals)
 
     def reset(self) -> None:

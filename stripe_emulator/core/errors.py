@@ -14,8 +14,10 @@ class ApiError(Exception):
         type: str = "invalid_request_error",  # noqa: A002  Stripe's word
         code: str | None = None,
         param: str | None = None,
+        decline_code: str | None = None,
         headers: Mapping[str, str] | None = None,
         started: bool = True,
+        details: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -23,9 +25,12 @@ class ApiError(Exception):
         self.type = type
         self.code = code
         self.param = param
+        self.decline_code = decline_code
         self.headers = dict(headers or {})
         self.started = started
         """False for refusals before the endpoint ran: idempotency does not store them."""
+        self.details = dict(details or {})
+        """What v1 says besides: the object the error is about, by its kind."""
 
     def body(self, *, v2: bool) -> dict[str, object]:
         """Return the JSON body, without fields Stripe leaves out when empty."""
@@ -38,8 +43,11 @@ class ApiError(Exception):
             error["doc_url"] = "https://stripe.com/docs/error-codes/" + self.code.replace("_", "-")
         elif v2:
             error["code"] = self.type
+        error |= self.details
         if self.param is not None and not v2:
             error["param"] = self.param
+        if self.decline_code is not None:
+            error["decline_code"] = self.decline_code
         return {"error": error}
 
 

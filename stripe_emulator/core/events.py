@@ -119,7 +119,11 @@ def _put(world: World, event: Object, endpoint: Object, shown: Object) -> None:
 
 def changes(before: Object, after: Object) -> Object:
     """Return the former values of the top-level fields that differ, as `previous_attributes`."""
-    return {key: value for key, value in before.items() if after.get(key) != value}
+    return {
+        key: value
+        for key, value in before.items()
+        if not key.startswith("_") and after.get(key) != value
+    }
 
 
 def _listeners(world: World, event: Object, *, thin: bool) -> list[Object]:

@@ -15,9 +15,10 @@ from stripe_emulator.core.idempotency import fingerprint
 from stripe_emulator.core.keys import caller_of, masked, token_of
 from stripe_emulator.core.params import parse
 from stripe_emulator.core.parts import Parts
-from stripe_emulator.core.reading import cost_of, raw_params
+from stripe_emulator.core.reading import base_url, cost_of, raw_params
 from stripe_emulator.core.records import IdempotencyRecord
-from stripe_emulator.core.routing import STREAM_PATH, Route, find_route
+from stripe_emulator.core.route import Route
+from stripe_emulator.core.routing import STREAM_PATH, find_route
 from stripe_emulator.core.sessions import caller_of_token
 from stripe_emulator.core.wire import Fate, Reply, Request
 from stripe_emulator.core.world import Cause, World
@@ -64,9 +65,8 @@ class Exchange:
             raise
 
     def _run(self) -> Reply:
-        self.world.cause = Cause(
-            self.request_id, self.idempotency_key, len(self.parts.arrivals) + 1
-        )
+        self.world.arrivals = len(self.parts.arrivals) + 1
+        self.world.cause = Cause(self.request_id, self.idempotency_key, self.world.arrivals)
         fault = self.parts.faults.for_request(self.request.method, self.request.path)
         try:
             fault_answers.before(fault)
@@ -154,7 +154,13 @@ class Exchange:
     ) -> tuple[int, bytes]:
         expand = params.pop("expand", None) or []
         self.call = Call(
-            self.world, params, path, self.livemode, self.request.path, self.parts.faults
+            self.world,
+            params,
+            path,
+            self.livemode,
+            self.request.path,
+            self.parts.faults,
+            base_url=base_url(self.request, self.world.settings),
         )
         try:
             fault_answers.at_start(fault)

@@ -16,7 +16,19 @@ _SHOWN = {
     "/v1/prices": "price",
     "/v1/subscriptions": "subscription",
     "/v1/invoices": "invoice",
+    "/v1/invoices/{id}/lines": "line_item",
+    "/v1/invoiceitems": "invoiceitem",
+    "/v1/credit_notes": "credit_note",
+    "/v1/credit_notes/{id}/lines": "credit_note_line_item",
+    "/v1/credit_notes/preview/lines": "credit_note_line_item",
+    "/v1/billing/credit_grants": "billing.credit_grant",
+    "/v1/billing/credit_balance_summary": "billing.credit_balance_summary",
+    "/v1/billing/credit_balance_transactions": "billing.credit_balance_transaction",
     "/v1/billing/alerts": "billing.alert",
+    "/v1/setup_intents": "setup_intent",
+    "/v1/billing_portal/sessions": "billing_portal.session",
+    "/v1/checkout/sessions": "checkout.session",
+    "/v1/checkout/sessions/{id}/line_items": "item",
 }
 """What the operations under a path answer with; other answers have nothing to expand."""
 
@@ -37,9 +49,45 @@ EXPANDABLE: Mapping[str, Mapping[str, str]] = {
         "latest_revision": "invoice",
         "parent.subscription_details.subscription": "subscription",
         "test_clock": "test_helpers.test_clock",
+        "total_pretax_credit_amounts.credit_balance_transaction": (
+            "billing.credit_balance_transaction"
+        ),
     },
-    "line_item": {"pricing.price_details.price": "price", "subscription": "subscription"},
+    "invoice_payment": {"invoice": "invoice"},
+    "line_item": {
+        "pretax_credit_amounts.credit_balance_transaction": "billing.credit_balance_transaction",
+        "pricing.price_details.price": "price",
+        "subscription": "subscription",
+    },
+    "invoiceitem": {
+        "customer": "customer",
+        "invoice": "invoice",
+        "pricing.price_details.price": "price",
+        "test_clock": "test_helpers.test_clock",
+    },
+    "credit_note": {
+        "customer": "customer",
+        "invoice": "invoice",
+        "pretax_credit_amounts.credit_balance_transaction": "billing.credit_balance_transaction",
+    },
+    "credit_note_line_item": {
+        "pretax_credit_amounts.credit_balance_transaction": "billing.credit_balance_transaction",
+    },
+    "billing.credit_grant": {"customer": "customer", "test_clock": "test_helpers.test_clock"},
+    "billing.credit_balance_summary": {"customer": "customer"},
+    "billing.credit_balance_transaction": {
+        "credit.credits_application_invoice_voided.invoice": "invoice",
+        "credit_grant": "billing.credit_grant",
+        "debit.credits_applied.invoice": "invoice",
+        "test_clock": "test_helpers.test_clock",
+    },
     "setup_intent": {"customer": "customer"},
+    "checkout.session": {
+        "customer": "customer",
+        "invoice": "invoice",
+        "setup_intent": "setup_intent",
+        "subscription": "subscription",
+    },
     "billing.alert": {
         "usage_threshold.filters.customer": "customer",
         "usage_threshold.meter": "billing.meter",
@@ -80,7 +128,6 @@ ELSEWHERE: Mapping[str, frozenset[str]] = {
             "on_behalf_of",
             "shipping_cost.shipping_rate",
             "total_discount_amounts.discount",
-            "total_pretax_credit_amounts.credit_balance_transaction",
             "total_pretax_credit_amounts.discount",
         }
     ),
@@ -88,9 +135,24 @@ ELSEWHERE: Mapping[str, frozenset[str]] = {
         {
             "discount_amounts.discount",
             "discounts",
-            "pretax_credit_amounts.credit_balance_transaction",
             "pretax_credit_amounts.discount",
         }
+    ),
+    "invoice_payment": frozenset(
+        {"payment.charge", "payment.payment_intent", "payment.payment_record"}
+    ),
+    "invoiceitem": frozenset({"discounts", "proration_details.discount_amounts.discount"}),
+    "credit_note": frozenset(
+        {
+            "customer_balance_transaction",
+            "discount_amounts.discount",
+            "pretax_credit_amounts.discount",
+            "refunds.refund",
+            "shipping_cost.shipping_rate",
+        }
+    ),
+    "credit_note_line_item": frozenset(
+        {"discount_amounts.discount", "pretax_credit_amounts.discount"}
     ),
     "setup_intent": frozenset(
         {
@@ -102,6 +164,20 @@ ELSEWHERE: Mapping[str, frozenset[str]] = {
             "single_use_mandate",
         }
     ),
+    "checkout.session": frozenset(
+        {
+            "automatic_tax.liability.account",
+            "discounts.coupon",
+            "discounts.promotion_code",
+            "invoice_creation.invoice_data.account_tax_ids",
+            "invoice_creation.invoice_data.issuer.account",
+            "payment_intent",
+            "payment_link",
+            "shipping_cost.shipping_rate",
+            "shipping_options.shipping_rate",
+        }
+    ),
+    "billing_portal.session": frozenset({"configuration"}),
 }
 """Fields that name objects the emulator does not keep: taken, and shown as they are."""
 
@@ -110,13 +186,17 @@ LEFT_OUT: Mapping[str, frozenset[str]] = {
     "price": frozenset({"currency_options", "tiers"}),
     "plan": frozenset({"tiers"}),
     "invoice": frozenset({"confirmation_secret", "payments"}),
+    "checkout.session": frozenset({"line_items"}),
 }
-"""Fields an answer holds only when asked for; the emulator knows `tiers` and the secret."""
+"""Fields an answer holds only when asked for; the emulator knows `tiers`, and of invoices
+both."""
 
 _HOLDS: Mapping[str, Mapping[str, str]] = {
     "subscription": {"items.data": "subscription_item"},
     "subscription_item": {"plan": "plan", "price": "price"},
+    "item": {"price": "price"},
     "invoice": {"lines.data": "line_item"},
+    "credit_note": {"lines.data": "credit_note_line_item"},
 }
 """Objects that are shown whole anyway: a path may lead through them but not end there."""
 
@@ -137,7 +217,10 @@ def check(path: str, *, listed: bool, expand: Sequence[str]) -> None:
 
 
 def _shown(path: str) -> str:
-    return _SHOWN.get("/".join(path.split("/")[:4]), _SHOWN.get("/".join(path.split("/")[:3]), ""))
+    """Return what the operation at `path` answers with: the longest of the paths above decides."""
+    while path and path not in _SHOWN:
+        path = path.rpartition("/")[0]
+    return _SHOWN.get(path, "")
 
 
 def _fits(kind: str, parts: Sequence[str]) -> bool:

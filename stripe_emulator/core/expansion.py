@@ -9,8 +9,8 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from stripe_emulator.core.collection import Object, Page
-from stripe_emulator.core.pricing import as_plan
+from stripe_emulator.core.billing.pricing import as_plan
+from stripe_emulator.core.collection import DEFAULT_PAGE, Object, Page
 from stripe_emulator.core.world import EXPANDABLE_FIELDS, World
 
 
@@ -39,13 +39,30 @@ def render_page(world: World, page: Page, expand: Sequence[str] = ()) -> Object:
 
 def _present(world: World, obj: Object) -> Object:
     shown = copy.deepcopy(obj)
+    for line in _sold(shown):
+        line["price"] = copy.deepcopy(world.prices.find(line["price"]))
     if obj.get("object") == "subscription":
         for item in shown["items"]["data"]:
             price = world.prices.find(item["price"])
             if price is not None:
                 item["price"] = copy.deepcopy(price)
                 item["plan"] = as_plan(price)
+    elif obj.get("object") == "search_result":
+        shown["data"] = [_present(world, each) for each in obj["data"]]
+    elif "lines" in obj:
+        # Of many lines an object shows the first ones; they are a list of their own, too.
+        lines = shown["lines"]
+        lines["has_more"] = len(lines["data"]) > DEFAULT_PAGE
+        del lines["data"][DEFAULT_PAGE:]
     return shown
+
+
+def _sold(shown: Object) -> list[Object]:
+    """Return the lines of Checkout in an object: they show their prices whole."""
+    if shown.get("object") == "checkout.session":
+        lines: list[Object] = shown["_line_items"]["data"]
+        return lines
+    return [shown] if shown.get("object") == "item" else []
 
 
 def _expand(world: World, node: Any, parts: Sequence[str]) -> None:

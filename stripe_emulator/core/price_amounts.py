@@ -2,9 +2,9 @@
 
 from decimal import Decimal
 
+from stripe_emulator.core.billing.pricing import decimal_text
 from stripe_emulator.core.collection import Object
 from stripe_emulator.core.errors import invalid
-from stripe_emulator.core.pricing import decimal_text
 
 
 def amounts_of(params: Object) -> Object:

@@ -25,7 +25,7 @@ def create(call: Call) -> Answer:
     # Everything that can be refused was, so a refused call leaves nothing behind.
     product_id = given("product") or products.make(call, given("product_data"))["id"]
     _release_key(call, holder)
-    return _stored(call, call.params, product_id, recurring, amounts)
+    return stored(call, call.params, product_id, recurring, amounts)
 
 
 def create_product(call: Call) -> Answer:
@@ -44,12 +44,12 @@ def create_product(call: Call) -> Answer:
             **recurring,
         }
     product = products.make(call, call.params)
-    product["default_price"] = _stored(call, asked, product["id"], recurring, amounts)["id"]
+    product["default_price"] = stored(call, asked, product["id"], recurring, amounts)["id"]
     events.emit(call.world, "product.updated", product, previous={"default_price": None})
     return product
 
 
-def _stored(
+def stored(
     call: Call, params: Object, product_id: str, recurring: Object | None, amounts: Object
 ) -> Object:
     price: Object = {

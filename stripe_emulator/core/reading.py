@@ -6,6 +6,7 @@ import msgspec
 
 from stripe_emulator.core.errors import malformed
 from stripe_emulator.core.forms import decode
+from stripe_emulator.core.settings import Settings
 from stripe_emulator.core.wire import Request
 
 
@@ -17,6 +18,15 @@ def raw_params(request: Request) -> dict[str, Any]:
     if request.path.startswith("/v2/"):
         return query | _json_object(request.body)
     return query | decode(request.body.decode("utf-8", "replace"))
+
+
+def base_url(request: Request, settings: Settings) -> str:
+    """Return where a browser reaches our pages: the setting, or where this request came to.
+
+    In process there is no such place, and it is the address the caller meant.
+    """
+    host = request.headers.get("host") or request.host or "localhost"
+    return settings.pages_base_url.rstrip("/") or f"http://{host}"
 
 
 def cost_of(raw: dict[str, Any]) -> int:

@@ -1,16 +1,13 @@
 """Which function answers which URL, and how its parameters travel."""
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
 
 from stripe_emulator.core import (
     adjustments,
     alerts,
     customers,
     event_reads,
-    invoices,
     meter_events,
     meter_events_v2,
     meters,
@@ -19,41 +16,26 @@ from stripe_emulator.core import (
     products,
     search,
     sessions,
-    subscription_changes,
-    subscription_params,
-    subscriptions,
     summaries,
     test_clocks,
     webhook_endpoints,
 )
-from stripe_emulator.core.call import Answer, Call
-from stripe_emulator.core.params import EXPAND, NO_PARAMETERS, Hash
+from stripe_emulator.core.billing import (
+    cancellations,
+    checkout_routes,
+    invoice_routes,
+    previews,
+    subscription_changes,
+    subscription_params,
+    subscription_pauses,
+    subscriptions,
+)
+from stripe_emulator.core.params import NO_PARAMETERS
+from stripe_emulator.core.route import ONLY_EXPAND, Route
 
 STREAM_PATH = "/v2/billing/meter_event_stream"
 STREAM_HOST = "meter-events.stripe.com"
 API_HOST = "api.stripe.com"
-ONLY_EXPAND = Hash({"expand": EXPAND})
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """One operation."""
-
-    method: Literal["GET", "POST", "DELETE"]
-    path: str
-    answer: Callable[[Call], Answer]
-    takes: Hash
-    meter_event: bool = False
-    """Whether one call at a time is allowed for a customer and meter."""
-
-    @property
-    def v2(self) -> bool:
-        return self.path.startswith("/v2/")
-
-    @property
-    def listed(self) -> bool:
-        """Whether the answer is a page, in which paths of `expand` begin with `data`."""
-        return "limit" in self.takes.fields
 
 
 ROUTES: Sequence[Route] = (
@@ -91,16 +73,35 @@ ROUTES: Sequence[Route] = (
     Route("POST", "/v1/prices/{id}", prices.update, price_params.UPDATE),
     Route("POST", "/v1/subscriptions", subscriptions.create, subscription_params.CREATE),
     Route("GET", "/v1/subscriptions", subscriptions.list_all, subscription_params.LIST),
+    Route("GET", "/v1/subscriptions/search", search.subscriptions, search.SEARCH),
     Route("GET", "/v1/subscriptions/{id}", subscriptions.retrieve, ONLY_EXPAND),
     Route(
         "POST", "/v1/subscriptions/{id}", subscription_changes.update, subscription_params.UPDATE
     ),
+    Route("DELETE", "/v1/subscriptions/{id}", cancellations.cancel, subscription_params.CANCEL),
     Route(
-        "DELETE", "/v1/subscriptions/{id}", subscription_changes.cancel, subscription_params.CANCEL
+        "POST", "/v1/subscriptions/{id}/pause", subscription_pauses.pause, subscription_pauses.PAUSE
     ),
-    Route("GET", "/v1/invoices", invoices.list_all, invoices.LIST),
-    Route("GET", "/v1/invoices/{id}", invoices.retrieve, ONLY_EXPAND),
-    Route("POST", "/v1/invoices/{id}/pay", invoices.pay, invoices.PAY),
+    Route(
+        "POST",
+        "/v1/subscriptions/{id}/resume",
+        subscription_pauses.resume,
+        subscription_pauses.RESUME,
+    ),
+    Route(
+        "POST",
+        "/v1/subscriptions/{id}/migrate",
+        subscription_pauses.migrate,
+        subscription_pauses.MIGRATE,
+    ),
+    Route(
+        "DELETE",
+        "/v1/subscriptions/{id}/discount",
+        subscription_pauses.delete_discount,
+        NO_PARAMETERS,
+    ),
+    Route("POST", "/v1/invoices/create_preview", previews.create, previews.CREATE),
+    *invoice_routes.ROUTES,
     Route("GET", "/v1/events", event_reads.list_all, event_reads.LIST),
     Route("GET", "/v1/events/{id}", event_reads.retrieve, ONLY_EXPAND),
     Route("POST", "/v1/webhook_endpoints", webhook_endpoints.create, webhook_endpoints.CREATE),
@@ -115,6 +116,7 @@ ROUTES: Sequence[Route] = (
     Route("POST", "/v1/billing/alerts/{id}/activate", alerts.activate, alerts.SWITCH),
     Route("POST", "/v1/billing/alerts/{id}/deactivate", alerts.deactivate, alerts.SWITCH),
     Route("POST", "/v1/billing/alerts/{id}/archive", alerts.archive, alerts.SWITCH),
+    *checkout_routes.ROUTES,
     Route("POST", "/v1/test_helpers/test_clocks", test_clocks.create, test_clocks.CREATE),
     Route("GET", "/v1/test_helpers/test_clocks", test_clocks.list_all, test_clocks.LIST),
     Route("GET", "/v1/test_helpers/test_clocks/{id}", test_clocks.retrieve, ONLY_EXPAND),

@@ -1,4 +1,4 @@
-"""Stripe's search calls over customers, products and prices.
+"""Stripe's search calls over customers, products, prices, subscriptions and invoices.
 
 Here are its small query language and its pages by token.
 """
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from stripe_emulator.core.billing.invoices import subscription_of
 from stripe_emulator.core.call import Call
 from stripe_emulator.core.collection import DEFAULT_PAGE, Collection, Object, mode
 from stripe_emulator.core.errors import invalid
@@ -28,8 +29,10 @@ _SHORTEST = 3
 Test = Callable[[Object], bool]
 
 
-def search(call: Call, collection: Collection) -> Object:
-    """Return one page of what matches, newest first.
+def search(
+    call: Call, collection: Collection, seen: Callable[[Object], Object] = lambda obj: obj
+) -> Object:
+    """Return one page of what matches, newest first; queries look at an object as `seen` shows it.
 
     Unlike Stripe's, this index is never behind; a client that needs that finds out elsewhere.
     """
@@ -37,7 +40,7 @@ def search(call: Call, collection: Collection) -> Object:
     found = [
         each
         for each in reversed(list(collection))
-        if mode(each) == call.livemode and not each.get("deleted") and wanted(each)
+        if mode(each) == call.livemode and not each.get("deleted") and wanted(seen(each))
     ]
     limit, start = call.given("limit", DEFAULT_PAGE), _offset(call.given("page"))
     more = start + limit < len(found)
@@ -60,6 +63,17 @@ def products(call: Call) -> Object:
 
 def prices(call: Call) -> Object:
     return search(call, call.world.prices)
+
+
+def subscriptions(call: Call) -> Object:
+    return search(call, call.world.subscriptions)
+
+
+def invoices(call: Call) -> Object:
+    """Search invoices; by subscription, too, which is not a field of theirs any more."""
+    return search(
+        call, call.world.invoices, lambda each: each | {"subscription": subscription_of(each)}
+    )
 
 
 def _query(text: str) -> Test:

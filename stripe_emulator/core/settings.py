@@ -10,6 +10,11 @@ from typing import Any, Literal
 
 HOUR_SECONDS = 3600
 DAY_SECONDS = 24 * HOUR_SECONDS
+LONGEST_GRACE_SECONDS = 3 * DAY_SECONDS
+"""How far an account can put finalization off, and how long one waits for webhooks at most.
+
+Source: docs.stripe.com, usage-based billing, on the grace period; invoicing, workflow transitions.
+"""
 
 
 def _setting(default: Any, what: str) -> Any:
@@ -62,11 +67,26 @@ class Settings:
     rolled_secret_seconds: int = _setting(
         0, "how long a receiver's former secret signs beside its new one; Stripe allows a day"
     )
-    cycle_invoices: bool = _setting(
-        False, "whether billing periods end with an invoice; its later life is not emulated"
+    finalization_delay_seconds: int = _setting(
+        HOUR_SECONDS,
+        "how long a draft waits once invoice.created is answered: grace, up to 72 hours",
+    )
+    upcoming_invoice_days: int = _setting(
+        7, "how many days before a period ends invoice.upcoming is sent; 0 is never"
+    )
+    payment_retry_days: tuple[int, ...] = _setting(
+        (1, 3, 5, 7), "days after the first failed payment of an invoice at which it is repeated"
+    )
+    after_last_retry: Literal["cancel", "unpaid", "past_due"] = _setting(
+        "cancel",
+        "what becomes of a subscription whose last repeat failed: cancel, unpaid, past_due",
     )
     first_payment_hours: int = _setting(
         23, "how long an incomplete subscription waits for its first payment"
+    )
+    pages_base_url: str = _setting(
+        "",
+        "where a browser reaches the hosted pages; empty takes the address a request came to",
     )
 
     def change(self, **values: Any) -> None:
@@ -86,7 +106,12 @@ class Settings:
         return dataclasses.asdict(self)
 
 
-_WORDS = {"unknown_usage": ("refuse", "report"), "rate_limits": ("off", "live", "sandbox")}
+_WORDS = {
+    "after_last_retry": ("cancel", "unpaid", "past_due"),
+    "rate_limits": ("off", "live", "sandbox"),
+    "unknown_usage": ("refuse", "report"),
+}
+_MOST = {"finalization_delay_seconds": LONGEST_GRACE_SECONDS}
 
 
 def _fitting(name: str, current: Any, value: Any) -> Any:
@@ -94,7 +119,7 @@ def _fitting(name: str, current: Any, value: Any) -> Any:
         if value not in _WORDS[name]:
             raise ValueError(f"{name} is one of {', '.join(_WORDS[name])}.")
         return value
-    if isinstance(current, bool) or isinstance(value, bool):
+    if isinstance(current, bool | str) or isinstance(value, bool | str):
         if type(value) is not type(current):
             raise ValueError(f"{name} takes {type(current).__name__}, not {value!r}.")
         return value
@@ -102,4 +127,6 @@ def _fitting(name: str, current: Any, value: Any) -> Any:
         return tuple(int(each) for each in value)
     if not isinstance(value, int | float) or value < 0:
         raise ValueError(f"{name} takes a number from 0, not {value!r}.")
+    if value > _MOST.get(name, value):
+        raise ValueError(f"{name} is at most {_MOST[name]}, not {value!r}.")
     return type(current)(value)

@@ -1,15 +1,16 @@
 """Test clocks: a time line of its own for a few customers, moved by hand."""
 
-from stripe_emulator.core import customers, events, subscription_life
+from stripe_emulator.core import customers, events
 from stripe_emulator.core.agenda import Agenda
+from stripe_emulator.core.billing import subscription_agenda, subscription_status
+from stripe_emulator.core.billing.periods import shifted
+from stripe_emulator.core.billing.subscription_items import price_of
 from stripe_emulator.core.call import Answer, Call
 from stripe_emulator.core.collection import Object
 from stripe_emulator.core.errors import invalid
 from stripe_emulator.core.kinds import Integer, String
 from stripe_emulator.core.params import EXPAND, Hash, listing
-from stripe_emulator.core.periods import shifted
 from stripe_emulator.core.settings import DAY_SECONDS
-from stripe_emulator.core.subscription_items import price_of
 from stripe_emulator.core.world import World
 
 LIVES_SECONDS = 30 * DAY_SECONDS
@@ -124,7 +125,7 @@ def _attach(world: World, customer: Object, clock: Object) -> None:
     for subscription in world.subscriptions:
         if subscription["customer"] == customer["id"]:
             subscription["test_clock"] = clock["id"]
-            subscription_life.plan(world, subscription)
+            subscription_agenda.plan(world, subscription)
 
 
 def _furthest(world: World, clock: Object) -> int:
@@ -133,7 +134,7 @@ def _furthest(world: World, clock: Object) -> int:
     for subscription in world.subscriptions:
         if (
             subscription["test_clock"] == clock["id"]
-            and subscription["status"] in subscription_life.LIVE
+            and subscription["status"] in subscription_status.LIVE
         ):
             for item in subscription["items"]["data"]:
                 recurring = price_of(world, item)["recurring"]

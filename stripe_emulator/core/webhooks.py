@@ -4,6 +4,7 @@ Who may be late, doubled or forged is decided by `faults`.
 """
 
 from stripe_emulator.core import events, webhook_endpoints
+from stripe_emulator.core.billing import finalization
 from stripe_emulator.core.deliveries import Delivery, Owed, signed_headers
 from stripe_emulator.core.faults import Faults
 from stripe_emulator.core.world import World
@@ -41,6 +42,8 @@ def report(world: World, delivery: Delivery, status: int) -> None:
         event = world.events.find(delivery.event_id)
         if event is not None and event["pending_webhooks"] > 0:
             event["pending_webhooks"] -= 1
+            if event["pending_webhooks"] == 0:
+                finalization.delivered(world, event)
         return
     waits = world.settings.webhook_retry_seconds
     if owed.attempt <= len(waits):

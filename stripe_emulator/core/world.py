@@ -49,7 +49,17 @@ class World:
     """Meters by event name and mode: every event looks here."""
     subscriptions: Collection = field(default_factory=lambda: Collection("subscription"))
     invoices: Collection = field(default_factory=lambda: Collection("invoice"))
+    invoice_items: Collection = field(default_factory=lambda: Collection("invoiceitem"))
+    credit_notes: Collection = field(default_factory=lambda: Collection("credit note"))
+    credit_grants: Collection = field(default_factory=lambda: Collection("credit grant"))
+    credit_transactions: Collection = field(
+        default_factory=lambda: Collection("credit balance transaction")
+    )
     setup_intents: Collection = field(default_factory=lambda: Collection("setupintent"))
+    checkout_sessions: Collection = field(default_factory=lambda: Collection("checkout.session"))
+    portal_sessions: Collection = field(
+        default_factory=lambda: Collection("billing_portal.session")
+    )
     alerts: Collection = field(default_factory=lambda: Collection("billing alert"))
     test_clocks: Collection = field(default_factory=lambda: Collection("testclock"))
     events: Collection = field(default_factory=lambda: Collection("event"))
@@ -61,6 +71,8 @@ class World:
     agenda: Agenda = field(default_factory=Agenda)
     clock_agendas: dict[str, Agenda] = field(default_factory=dict)
     cause: Cause = field(default_factory=Cause)
+    arrivals: int = 0
+    """How many requests there were, one that is being answered included."""
     sessions: dict[str, Session] = field(default_factory=dict)
     alerts_of: dict[str, list[Object]] = field(default_factory=dict)
     """Alerts by meter: every counted event looks here."""
@@ -88,6 +100,10 @@ class World:
         clock = self.test_clocks.find(clock_id)
         return int(clock["frozen_time"]) if clock else self.clock.second()
 
+    def second_for(self, customer: Object | None) -> int:
+        """Return the second things happen in for this customer, due work included."""
+        return self.now_for(customer) if self.moment is None else self.moment
+
     def agenda_for(self, customer: Object) -> Agenda:
         """Return the agenda of the time line this customer lives on."""
         clock_id = customer.get("test_clock")
@@ -114,7 +130,10 @@ _EXPANDABLE = {
     "latest_invoice": "invoices",
     "invoice": "invoices",
     "pending_setup_intent": "setup_intents",
+    "setup_intent": "setup_intents",
     "test_clock": "test_clocks",
     "meter": "meters",
+    "credit_balance_transaction": "credit_transactions",
+    "credit_grant": "credit_grants",
 }
 EXPANDABLE_FIELDS = frozenset(_EXPANDABLE)

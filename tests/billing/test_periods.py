@@ -76,7 +76,6 @@ def shop(db):
     emulator = Emulator(now=lambda: shop.now.timestamp())  # noqa: PLW0108
     shop = Shop(emulator, meter_id="", customer=Customer(), now=START)
     switchboard.connect(shop.emulator)
-    shop.emulator.settings.change(cycle_invoices=True)
     shop.meter_id = (
         stripe()
         .v1.billing.meters.create(

@@ -220,7 +220,7 @@ class Shop:
                 )
                 if answer.status_code != 200:
                     raise NotAnswered(answer.status_code)
-                pending.pop(0)
+                self.emulator.report_delivery(pending.pop(0), answer.status_code)
 
         pending: list[Any] = []
         return Operation(post, is_repeated=True)

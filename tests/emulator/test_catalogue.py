@@ -5,7 +5,7 @@ from decimal import Decimal
 import pytest
 import stripe
 
-from stripe_emulator.core.pricing import amount, billed_quantity
+from stripe_emulator.core.billing.pricing import amount, billed_quantity
 
 from .conftest import NOW, make_meter
 

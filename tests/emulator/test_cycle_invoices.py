@@ -1,4 +1,4 @@
-"""Invoices at period ends, with the setting on: drafts, late usage, and what nobody bills."""
+"""Invoices at period ends: drafts, late usage, and what nobody bills."""
 
 from decimal import Decimal
 
@@ -17,7 +17,6 @@ END = second(2026, 12, 23, 12) + 17
 
 @pytest.fixture
 def billed(shop, metered_price):
-    shop.emulator.settings.change(cycle_invoices=True)
     shop.client.v1.customers.update(
         shop.customer.id, {"invoice_settings": {"default_payment_method": "pm_card_visa"}}
     )
@@ -100,14 +99,17 @@ def test_unpaid_period_makes_it_past_due(billed, events):
         billed.customer.id, {"invoice_settings": {"default_payment_method": ""}}
     )
     billed.emulator.forward("http://app/hook", "whsec_x")
-    billed.send("a", "1000", at=START)
-    [invoice] = go(billed, END + HOUR)
+    billed.send("a", "20000", at=START)
+    go(billed, END)
     told = [event["type"] for event in events()]
+    [invoice] = go(billed, END + HOUR)
+    told += [event["type"] for event in events()]
     status = billed.client.v1.subscriptions.retrieve(billed.subscription.id).status
-    billed.client.v1.invoices.pay(invoice.id)
+    billed.client.v1.invoices.pay(invoice.id, {"payment_method": "pm_card_visa"})
 
     assert (invoice.status, status) == ("open", "past_due")
     assert told == [
+        "invoice.upcoming",
         "customer.subscription.updated",
         "invoice.created",
         "invoice.finalized",
@@ -119,7 +121,8 @@ def test_unpaid_period_makes_it_past_due(billed, events):
 
 def test_licensed_item_is_billed_ahead(billed, base_price):
     billed.client.v1.subscriptions.update(
-        billed.subscription.id, {"items": [{"price": base_price.id, "quantity": 2}]}
+        billed.subscription.id,
+        {"items": [{"price": base_price.id, "quantity": 2}], "proration_behavior": "none"},
     )
     [invoice] = go(billed, END)
 
@@ -149,12 +152,6 @@ def test_cancelling_at_period_end_bills_the_last_usage(billed):
     assert billed.client.v1.subscriptions.retrieve(billed.subscription.id).status == "canceled"
 
 
-def test_without_the_setting_there_is_none(shop, metered_price):
-    subscribe(shop, metered_price)
-
-    assert go(shop, END + DAY) == []
-
-
 def test_negative_total_is_billed_as_nothing(billed):
     billed.send("a", "-1500", at=START + 10)
 
@@ -170,7 +167,6 @@ def test_unpaid_invoice_can_be_refused_twice(billed):
 
 
 def test_usage_of_the_same_minute_before_the_subscription_is_not_its_own(shop, metered_price):
-    shop.emulator.settings.change(cycle_invoices=True)
     shop.emulator.clock.set(START, frozen=True)
     shop.send("before", "9000", at=START - 5)
     subscribe(shop, metered_price)

@@ -9,7 +9,7 @@ from stripe_emulator.core import expandable
 from stripe_emulator.core.errors import ApiError
 from stripe_emulator.core.routing import ROUTES
 
-from . import spec
+from . import sdk_shapes, spec
 
 pytestmark = pytest.mark.unit
 
@@ -145,10 +145,11 @@ def described(schema: dict[str, Any], before: tuple[str, ...] = ()) -> set[str]:
     return found
 
 
+KINDS = {*expandable.EXPANDABLE, *expandable.ELSEWHERE, "billing.meter", "event"}
+
+
 @pytest.mark.contract
-@pytest.mark.parametrize(
-    "kind", sorted({*expandable.EXPANDABLE, *expandable.ELSEWHERE, "billing.meter", "event"})
-)
+@pytest.mark.parametrize("kind", sorted(KINDS - sdk_shapes.CLASSES.keys()))
 def test_paths_are_those_of_the_description(kind):
     schemas = spec.description()["components"]["schemas"]
 
@@ -157,6 +158,14 @@ def test_paths_are_those_of_the_description(kind):
     assert taken == described(schemas[kind])
     assert expandable.LEFT_OUT.get(kind, set()) <= set(schemas[kind]["properties"])
     assert not expandable.LEFT_OUT.get(kind, set()) & set(schemas[kind].get("required", []))
+
+
+@pytest.mark.contract
+@pytest.mark.parametrize("kind", sorted(sdk_shapes.CLASSES))
+def test_paths_are_those_of_the_sdk(kind):
+    taken = {*expandable.EXPANDABLE.get(kind, {}), *expandable.ELSEWHERE.get(kind, ())}
+
+    assert taken == sdk_shapes.expandable(sdk_shapes.CLASSES[kind])
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 import stripe
 
 from stripe_emulator import API_VERSION
-from stripe_emulator.core.pricing import amount
+from stripe_emulator.core.billing.pricing import amount
 
 from .conftest import NOW, make_meter
 
@@ -428,7 +428,6 @@ def test_row_36_a_total_read_at_once_can_be_old(shop):
 
 
 def test_row_37_late_usage_counts_until_the_draft_is_final_and_then_never(shop, subscribe):
-    shop.emulator.settings.change(cycle_invoices=True)
     item = subscribe(default_payment_method="pm_card_visa")["items"].data[0]
     end = item.current_period_end
 
@@ -448,7 +447,6 @@ def test_row_37_late_usage_counts_until_the_draft_is_final_and_then_never(shop, 
 def test_row_38_usage_of_a_cancelled_subscription_is_lost_without_invoice_now(
     shop, subscribe, invoice_now, billed
 ):
-    shop.emulator.settings.change(cycle_invoices=True)
     made = subscribe(default_payment_method="pm_card_visa")
     shop.send("a", "5000")
     shop.emulator.clock.advance(1)

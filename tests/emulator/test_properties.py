@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from stripe_emulator import Emulator, Request
 from stripe_emulator.core.additive_book import AdditiveBook
+from stripe_emulator.core.billing.periods import period_at
 from stripe_emulator.core.entries import Entry
-from stripe_emulator.core.periods import period_at
 from stripe_emulator.core.truth import Truth
 
 from .conftest import NOW

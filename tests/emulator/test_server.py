@@ -182,6 +182,39 @@ def test_one_write_carries_headers_and_body(program):
     assert received.endswith(b'"has_more":false,"url":"/v1/customers"}')
 
 
+def browse(program, method: str, url: str, body: str | None = None):
+    """Ask for a page as a browser does; returns status, headers and text."""
+    connection = http.client.HTTPConnection("127.0.0.1", program.port, timeout=10)
+    connection.request(method, url.removeprefix(program.base), body)
+    answer = connection.getresponse()
+    text = answer.read().decode()
+    connection.close()
+    return answer.status, answer.headers, text
+
+
+def test_pages_are_where_their_sessions_say(program):
+    client = program.client()
+    customer = client.v1.customers.create({"email": "a@example.com"})
+    made = client.v1.checkout.sessions.create(
+        {
+            "mode": "setup",
+            "currency": "usd",
+            "customer": customer.id,
+            "success_url": "https://app.example/done?{CHECKOUT_SESSION_ID}",
+        }
+    )
+    portal = client.v1.billing_portal.sessions.create({"customer": customer.id})
+
+    assert made.url == f"{program.base}/pay/{made.id}"
+    status, headers, text = browse(program, "GET", made.url)
+    assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    assert "Save a card" in text
+    status, headers, _ = browse(program, "POST", made.url, "payment_method=pm_card_visa")
+    assert (status, headers["Location"]) == (303, f"https://app.example/done?{made.id}")
+    assert "Visa ending in 4242" in browse(program, "GET", portal.url)[2]
+    assert program.control("GET", "arrivals")["total"] == 3
+
+
 def test_webhook_is_delivered_signed_and_repeated(hook):
     url, seen = hook
     program = Program("--forward-to", url, "--webhook-secret", "whsec_program")

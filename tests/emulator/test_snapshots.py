@@ -248,6 +248,20 @@ def test_nothing_new_is_not_saved_again(tmp_path):
     close(shop.emulator)
 
 
+def test_what_people_do_on_pages_is_saved(tmp_path):
+    shop = stocked(on_disk(tmp_path))
+    intent = shop.client.v1.setup_intents.create({"customer": shop.customer.id})
+    saved = SavedState(tmp_path / "account.state", shop.emulator)
+    saved.save()
+    (tmp_path / "account.state").unlink()
+
+    shop.emulator.confirm(intent.client_secret, "pm_card_visa")
+    saved.save()
+
+    assert (tmp_path / "account.state").exists()
+    close(shop.emulator)
+
+
 def arrival(number: int) -> Arrival:
     return Arrival(
         number, 1.5, "GET", "/v1/customers", "sk_test_…", False, 200, "done", f"req_{number}"

@@ -11,14 +11,20 @@ import stripe
 from stripe_emulator.core.routing import ROUTES
 from stripe_emulator.transport import InProcessTransport
 
-from . import spec
+from . import sdk_shapes, spec
 from .conftest import NOW
 
 pytestmark = pytest.mark.contract
 
 
-ALWAYS_REFUSED = {("DELETE", "/v1/customers/{customer}/discount")}
+ALWAYS_REFUSED = {
+    ("DELETE", "/v1/customers/{customer}/discount"),
+    ("DELETE", "/v1/subscriptions/{subscription_exposed_id}/discount"),
+}
 """Nothing here makes discounts, so none is ever deleted: its refusal is held to the description."""
+
+BESIDE = ("/v1/invoiceitems", "/v1/credit_notes", "/v1/billing/credit_balance_")
+"""Served although the description has them not: `test_sdk_shapes` holds them to the SDK's classes."""
 
 
 class Checking(InProcessTransport):
@@ -36,6 +42,8 @@ class Checking(InProcessTransport):
             else post_data
         )
         body, status, answer_headers = super().request(method, url, headers, post_data)
+        if parts.path.startswith(BESIDE):
+            return body, status, answer_headers
         template, _ = spec.operation(method, parts.path)
         spec.check_request(method, parts.path, parts.query, sent)
         spec.check_answer(method, parts.path, status, json.loads(body))
@@ -250,6 +258,228 @@ def walk_subscriptions(c) -> Iterator[Any]:
     )
 
 
+def walk_life_of_a_subscription(c) -> Iterator[Any]:
+    product = c.v1.products.create({"name": "Plan"})
+    meter = make_walk_meter(c, "life")
+    graduated, dearer = (
+        c.v1.prices.create(
+            {
+                "currency": "usd",
+                "product": product.id,
+                "billing_scheme": "tiered",
+                "tiers_mode": "graduated",
+                "tiers": [
+                    {"up_to": 10, "unit_amount": first},
+                    {"up_to": "inf", "unit_amount_decimal": "0.5"},
+                ],
+                "recurring": {"interval": "month", "usage_type": "metered", "meter": meter.id},
+            }
+        )
+        for first in (100, 200)
+    )
+    base = c.v1.prices.create(
+        {
+            "currency": "usd",
+            "product": product.id,
+            "unit_amount": 900,
+            "recurring": {"interval": "month"},
+        }
+    )
+    customer = c.v1.customers.create(
+        {"invoice_settings": {"default_payment_method": "pm_card_visa"}}
+    )
+    classic = c.v1.subscriptions.create(
+        {
+            "customer": customer.id,
+            "items": [{"price": graduated.id}],
+            "billing_mode": {"type": "classic"},
+        }
+    )
+    yield c.v1.subscriptions.migrate(classic.id, {"billing_mode": {"type": "flexible"}})
+    made = c.v1.subscriptions.create(
+        {
+            "customer": customer.id,
+            "items": [{"price": base.id, "quantity": 2}, {"price": graduated.id}],
+            "trial_settings": {"end_behavior": {"missing_payment_method": "pause"}},
+        }
+    )
+    c.v1.billing.meter_events.create(
+        {"event_name": "life", "payload": {"stripe_customer_id": customer.id, "value": "25"}}
+    )
+    emulator_of(c).clock.advance(10)
+    yield c.v1.invoices.create_preview({"customer": customer.id})
+    details = {
+        "items": [
+            {"id": made["items"].data[0].id, "quantity": 3},
+            {"id": made["items"].data[1].id, "price": dearer.id},
+        ]
+    }
+    preview = {"subscription": made.id, "subscription_details": details}
+    yield c.v1.invoices.create_preview(preview)
+    yield c.v1.invoices.create_preview({**preview, "preview_mode": "recurring"})
+    yield c.v1.invoices.create_preview(
+        {
+            "customer": customer.id,
+            "subscription_details": {
+                "items": [{"price": base.id, "quantity": 1}, {"price": graduated.id}],
+                "billing_mode": {"type": "flexible"},
+            },
+        }
+    )
+    yield c.v1.subscriptions.update(
+        made.id, {**details, "proration_behavior": "always_invoice", "expand": ["latest_invoice"]}
+    )
+    with pytest.raises(stripe.InvalidRequestError, match="no active discount"):
+        c.v1.subscriptions.delete_discount(made.id)
+    yield c.v1.subscriptions.pause(
+        made.id,
+        {
+            "bill_for": {
+                "outstanding_usage_through": {"type": "now"},
+                "unused_time_from": {"type": "now"},
+            },
+            "invoicing_behavior": "invoice",
+            "expand": ["latest_invoice"],
+        },
+    )
+    yield c.v1.subscriptions.resume(
+        made.id,
+        {
+            "billing_cycle_anchor": {"type": "now"},
+            "payment_behavior": "resume_on_payment_attempt",
+            "expand": ["latest_invoice"],
+        },
+    )
+    emulator_of(c).clock.advance(32 * 86_400)
+    yield c.v1.invoices.list({"subscription": made.id})
+
+
+def walk_invoices(c) -> Iterator[Any]:
+    customer = c.v1.customers.create(
+        {"invoice_settings": {"default_payment_method": "pm_card_visa"}}
+    )
+    product = c.v1.products.create({"name": "Work"})
+    price = c.v1.prices.create({"currency": "usd", "product": product.id, "unit_amount": 500})
+    draft = c.v1.invoices.create(
+        {
+            "customer": customer.id,
+            "auto_advance": True,
+            "automatically_finalizes_at": NOW + 86_400,
+            "collection_method": "charge_automatically",
+            "currency": "usd",
+            "description": "by hand",
+            "metadata": {"a": "1"},
+            "pending_invoice_items_behavior": "include",
+            "expand": ["customer"],
+        }
+    )
+    yield c.v1.invoices.update(draft.id, {"auto_advance": False, "metadata": {"b": "2"}})
+    added = c.v1.invoices.add_lines(
+        draft.id,
+        {
+            "lines": [
+                {"amount": 700, "description": "x", "period": {"start": NOW, "end": NOW + 10}},
+                {"pricing": {"price": price.id}, "quantity": 3, "metadata": {"c": "3"}},
+                {
+                    "price_data": {
+                        "currency": "usd",
+                        "product_data": {"name": "New"},
+                        "unit_amount_decimal": "0.5",
+                    },
+                    "quantity_decimal": "2.5",
+                },
+            ],
+            "invoice_metadata": {"d": "4"},
+        },
+    )
+    first, second, third = [line.id for line in added.lines.data]
+    yield c.v1.invoices.line_items.update(draft.id, first, {"amount": 800, "expand": []})
+    yield c.v1.invoices.update_lines(draft.id, {"lines": [{"id": second, "quantity": 2}]})
+    yield c.v1.invoices.remove_lines(
+        draft.id, {"lines": [{"id": third, "behavior": "delete"}], "invoice_metadata": ""}
+    )
+    yield c.v1.invoices.line_items.list(
+        draft.id, {"limit": 1, "expand": ["data.pricing.price_details.price"]}
+    )
+    yield c.v1.invoices.finalize_invoice(
+        draft.id, {"auto_advance": False, "expand": ["payments", "confirmation_secret"]}
+    )
+    yield c.v1.invoices.attach_payment(
+        draft.id,
+        {"payment_intent": "pi_elsewhere", "expand": ["payments.data.payment.payment_intent"]},
+    )
+    yield c.v1.invoices.pay(draft.id, {"payment_method": "pm_card_visa", "off_session": False})
+    yield c.v1.invoices.search({"query": f"customer:'{customer.id}' AND total>1000", "limit": 1})
+    yield c.v1.subscriptions.search({"query": "status:'active'"})
+
+    sent = {"customer": customer.id, "collection_method": "send_invoice", "days_until_due": 3}
+    given_up = c.v1.invoices.create(sent)
+    c.v1.invoices.add_lines(given_up.id, {"lines": [{"amount": 900}]})
+    yield c.v1.invoices.send_invoice(given_up.id)
+    yield c.v1.invoices.mark_uncollectible(given_up.id)
+    yield c.v1.invoices.void_invoice(given_up.id)
+    gone = c.v1.invoices.create(sent)
+    yield c.v1.invoices.delete(gone.id)
+
+
+def walk_credits(c) -> Iterator[Any]:
+    customer = c.v1.customers.create(
+        {"invoice_settings": {"default_payment_method": "pm_card_visa"}}
+    )
+    meter = make_walk_meter(c, "credits")
+    product = c.v1.products.create({"name": "Credits"})
+    price = c.v1.prices.create(
+        {
+            "currency": "usd",
+            "product": product.id,
+            "unit_amount": 4,
+            "recurring": {"interval": "month", "usage_type": "metered", "meter": meter.id},
+        }
+    )
+    subscription = c.v1.subscriptions.create(
+        {"customer": customer.id, "items": [{"price": price.id}]}
+    )
+    grants = [
+        c.v1.billing.credit_grants.create(
+            {
+                "customer": customer.id,
+                "amount": {"type": "monetary", "monetary": {"currency": "usd", "value": 100}},
+                "applicability_config": {"scope": scope},
+                "category": "promotional",
+                "name": "x",
+                "priority": 3,
+                "effective_at": NOW,
+                "expires_at": NOW + 1_000_000,
+                "metadata": {"a": "1"},
+                "expand": ["customer"],
+            }
+        )
+        for scope in ({"price_type": "metered"}, {"prices": [{"id": price.id}]}) * 2
+    ]
+    c.v1.billing.meter_events.create(
+        {"event_name": "credits", "payload": {"stripe_customer_id": customer.id, "value": "90"}}
+    )
+    emulator_of(c).clock.advance(1)
+    cancelled = c.v1.subscriptions.cancel(subscription.id, {"invoice_now": True})
+    yield c.v1.invoices.retrieve(
+        cancelled.latest_invoice,
+        {"expand": ["total_pretax_credit_amounts.credit_balance_transaction.credit_grant"]},
+    )
+    *_, last, newest = grants
+    yield c.v1.billing.credit_grants.retrieve(last.id, {"expand": ["customer"]})
+    yield c.v1.billing.credit_grants.update(newest.id, {"expires_at": "", "metadata": {"b": "2"}})
+    yield c.v1.billing.credit_grants.list({"customer": customer.id, "limit": 2})
+    c.v1.billing.credit_grants.expire(last.id)
+    another = c.v1.billing.credit_grants.create(
+        {
+            "customer": customer.id,
+            "amount": {"type": "monetary", "monetary": {"currency": "usd", "value": 100}},
+            "applicability_config": {"scope": {"price_type": "metered"}},
+        }
+    )
+    yield c.v1.billing.credit_grants.void_grant(another.id)
+
+
 def walk_events(c) -> Iterator[Any]:
     c.v1.customers.create({})
     page = c.v1.events.list({"types": ["customer.created"], "limit": 1, "created": {"gte": 1}})
@@ -367,6 +597,140 @@ def walk_searches(c) -> Iterator[Any]:
     yield c.v1.prices.search({"query": "lookup_key:'searched'", "expand": ["data.product"]})
 
 
+def walk_setup_intents(c) -> Iterator[Any]:
+    customer = c.v1.customers.create({})
+    made = c.v1.setup_intents.create(
+        {
+            "customer": customer.id,
+            "automatic_payment_methods": {"enabled": True},
+            "metadata": {"a": "1"},
+            "expand": ["customer"],
+        }
+    )
+    yield c.v1.setup_intents.retrieve(made.id, {"client_secret": made.client_secret})
+    yield c.v1.setup_intents.update(made.id, {"payment_method": "pm_card_visa_chargeDeclined"})
+    with pytest.raises(stripe.CardError):
+        c.v1.setup_intents.confirm(made.id)
+    yield c.v1.setup_intents.confirm(
+        made.id, {"payment_method": "pm_card_authenticationRequired", "return_url": "https://a.b"}
+    )
+    yield c.v1.setup_intents.list({"customer": customer.id, "limit": 1})
+    yield c.v1.setup_intents.cancel(made.id, {"cancellation_reason": "abandoned"})
+    yield c.v1.setup_intents.create(
+        {"customer": customer.id, "payment_method": "pm_card_visa", "confirm": True}
+    )
+
+
+def walk_checkout(c) -> Iterator[Any]:
+    product = c.v1.products.create({"name": "Plan"})
+    base = c.v1.prices.create(
+        {
+            "currency": "usd",
+            "product": product.id,
+            "unit_amount": 900,
+            "recurring": {"interval": "month"},
+        }
+    )
+    customer = c.v1.customers.create({"email": "a@example.com"})
+    pages = {"success_url": "https://a.b/done?{CHECKOUT_SESSION_ID}", "cancel_url": "https://a.b"}
+    made = c.v1.checkout.sessions.create(
+        {
+            **pages,
+            "mode": "subscription",
+            "customer": customer.id,
+            "line_items": [{"price": base.id, "quantity": 2}],
+            "client_reference_id": "7",
+            "payment_method_collection": "if_required",
+            "subscription_data": {
+                "metadata": {"a": "1"},
+                "billing_mode": {"type": "flexible"},
+                "trial_period_days": 7,
+                "trial_settings": {"end_behavior": {"missing_payment_method": "cancel"}},
+            },
+            "expires_at": NOW + 3600,
+            "expand": ["line_items.data.price.product", "customer"],
+        }
+    )
+    yield c.v1.checkout.sessions.update(made.id, {"metadata": {"a": "1"}})
+    yield c.v1.checkout.sessions.line_items.list(made.id, {"expand": ["data.price.product"]})
+    emulator_of(c).complete_checkout(made.id)
+    yield c.v1.checkout.sessions.retrieve(
+        made.id, {"expand": ["subscription.latest_invoice", "invoice"]}
+    )
+    new = c.v1.checkout.sessions.create(
+        {
+            **pages,
+            "mode": "subscription",
+            "customer_email": "b@example.com",
+            "line_items": [{"price": base.id, "quantity": 1}],
+        }
+    )
+    emulator_of(c).complete_checkout(new.id)
+    saves = c.v1.checkout.sessions.create(
+        {**pages, "mode": "setup", "currency": "usd", "expand": ["setup_intent"]}
+    )
+    yield c.v1.checkout.sessions.expire(saves.id)
+    yield c.v1.checkout.sessions.list(
+        {
+            "customer": customer.id,
+            "status": "complete",
+            "created": {"gte": 1},
+            "customer_details": {"email": "a@example.com"},
+            "expand": ["data.subscription"],
+        }
+    )
+
+
+def walk_portal(c) -> Iterator[Any]:
+    price = c.v1.prices.create(
+        {
+            "currency": "usd",
+            "product": c.v1.products.create({"name": "Plan"}).id,
+            "unit_amount": 900,
+            "recurring": {"interval": "month"},
+        }
+    )
+    customer = c.v1.customers.create({})
+    subscription = c.v1.subscriptions.create(
+        {
+            "customer": customer.id,
+            "items": [{"price": price.id}],
+            "default_payment_method": "pm_card_visa",
+        }
+    )
+    sessions = c.v1.billing_portal.sessions
+    yield sessions.create({"customer": customer.id})
+    yield sessions.create(
+        {
+            "customer": customer.id,
+            "return_url": "https://a.b",
+            "configuration": "bpc_1",
+            "locale": "en",
+            "expand": ["configuration"],
+            "flow_data": {
+                "type": "subscription_cancel",
+                "subscription_cancel": {"subscription": subscription.id},
+                "after_completion": {
+                    "type": "redirect",
+                    "redirect": {"return_url": "https://a.b/bye"},
+                },
+            },
+        }
+    )
+    yield sessions.create(
+        {
+            "customer": customer.id,
+            "flow_data": {
+                "type": "payment_method_update",
+                "after_completion": {
+                    "type": "hosted_confirmation",
+                    "hosted_confirmation": {"custom_message": "Thanks"},
+                },
+            },
+        }
+    )
+
+
 WALKS = [
     walk_customers,
     walk_products,
@@ -379,8 +743,14 @@ WALKS = [
     walk_alerts,
     walk_test_clocks,
     walk_subscriptions,
+    walk_invoices,
+    walk_credits,
     walk_events,
     walk_webhook_endpoints,
+    walk_setup_intents,
+    walk_checkout,
+    walk_portal,
+    walk_life_of_a_subscription,  # the last one: it moves the clock over a month
 ]
 
 
@@ -395,13 +765,14 @@ def test_every_route_is_walked(checking, walker):
     for walk in WALKS:
         list(walk(walker))
 
-    served = {
-        (route.method, spec.operation(route.method, route.path.replace("{id}", "x"))[0])
-        for route in ROUTES
-    }
+    beside = [route for route in ROUTES if spec.template_of(route) is None]
+    served = {spec.template_of(route) for route in ROUTES if route not in beside}
+    assert all(route.path.startswith(BESIDE) for route in beside)
     assert served - checking.walked == set()
 
 
+NOT_SERVED: dict[tuple[str, str], str] = {}
+"""Operations of the resources below that are not served yet, each with its reason."""
 RESOURCES = (
     "/v1/customers",
     "/v1/products",
@@ -409,6 +780,11 @@ RESOURCES = (
     "/v1/billing/meters",
     "/v1/billing/meter_event",
     "/v1/billing/alerts",
+    "/v1/billing/credit_grants",
+    "/v1/invoices",
+    "/v1/subscriptions/search",
+    "/v1/billing_portal",
+    "/v1/checkout",
     "/v1/events",
     "/v1/webhook_endpoints",
     "/v1/test_helpers/test_clocks",
@@ -416,19 +792,16 @@ RESOURCES = (
 )
 
 
-def test_every_usage_operation_of_the_description_is_served():
+def test_every_operation_of_the_description_is_served():
     described = {
         (method.upper(), template)
         for template, operations in spec.description()["paths"].items()
         for method in operations
         if template.startswith(RESOURCES)
     }
-    served = {
-        (route.method, spec.operation(route.method, route.path.replace("{id}", "x"))[0])
-        for route in ROUTES
-    }
+    served = {spec.template_of(route) for route in ROUTES}
 
-    assert described - served == set()
+    assert described - served == set(NOT_SERVED)
 
 
 @pytest.mark.parametrize(
@@ -514,7 +887,11 @@ def test_snapshot_events_match_the_description(walk, emulator, client):
     assert not any("_" in key[:1] for body in bodies for key in body["data"]["object"])
     for body in bodies:
         spec.check_schema("event", body)
-        spec.check_schema(body["data"]["object"]["object"], body["data"]["object"])
+        told = body["data"]["object"]
+        if told["object"] in sdk_shapes.CLASSES:
+            sdk_shapes.check(sdk_shapes.CLASSES[told["object"]], told)
+        else:
+            spec.check_schema(told["object"], told)
 
 
 def test_thin_events_match_the_description(emulator, client):

@@ -80,7 +80,11 @@ def test_periods_follow_the_clock_in_order(clocks, clock, on_clock, metered_pric
     clocks.advance(clock.id, {"frozen_time": second(2027, 3, 31)})
 
     item = on_clock.client.v1.subscriptions.retrieve(made.id)["items"].data[0]
-    told = [(each["type"], at(each["created"])[:10]) for each in events()]
+    told = [
+        (each["type"], at(each["created"])[:10])
+        for each in events()
+        if not each["type"].startswith("invoice.")
+    ]
 
     assert (at(item.current_period_start)[:10], at(item.current_period_end)[:10]) == (
         "2027-03-31",

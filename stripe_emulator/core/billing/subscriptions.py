@@ -1,19 +1,26 @@
 """Making and reading subscriptions.
 
-Their changes stand in `subscription_changes`, what time does to them in `subscription_life`, the
-first payment in `first_invoices`.
+Their changes stand in `subscription_changes` and `cancellations`, what time does to them in
+`subscription_life`, the first payment in `first_invoices`.
 """
 
-from stripe_emulator.core.anchors import anchor_for
+from stripe_emulator.core.billing.anchors import anchor_for
+from stripe_emulator.core.billing.cancellations import set_cancel_at
+from stripe_emulator.core.billing.first_invoices import begin
+from stripe_emulator.core.billing.subscription_agenda import plan
+from stripe_emulator.core.billing.subscription_items import (
+    check_together,
+    keep_apart,
+    new_item,
+    place,
+    priced,
+)
+from stripe_emulator.core.billing.subscription_shape import blank
+from stripe_emulator.core.billing.subscription_status import ENDED
 from stripe_emulator.core.call import Answer, Call
 from stripe_emulator.core.collection import Object, in_span
 from stripe_emulator.core.errors import invalid
-from stripe_emulator.core.first_invoices import begin
 from stripe_emulator.core.settings import DAY_SECONDS
-from stripe_emulator.core.subscription_changes import set_cancel_at
-from stripe_emulator.core.subscription_items import check_together, new_item, priced, set_period
-from stripe_emulator.core.subscription_life import ENDED, plan
-from stripe_emulator.core.subscription_shape import blank
 
 
 def create(call: Call) -> Answer:
@@ -27,6 +34,19 @@ def create(call: Call) -> Answer:
             "`days_until_due` is needed with `collection_method=send_invoice`.",
             param="days_until_due",
         )
+    subscription, prices = composed(call, customer, asked_items)
+    set_cancel_at(world, subscription, call.params)
+    keep_apart(world, subscription)
+    begin(call, subscription, customer, prices)
+    plan(world, subscription)
+    return subscription
+
+
+def composed(
+    call: Call, customer: Object, asked_items: list[Object]
+) -> tuple[Object, list[Object]]:
+    """Return a subscription as the call asks for it, which nobody keeps yet, and its prices."""
+    world, given = call.world, call.given
     prices = [priced(call, asked, index) for index, asked in enumerate(asked_items)]
     mode = (given("billing_mode") or {}).get("type", "flexible")
     check_together(prices, mode)
@@ -38,6 +58,7 @@ def create(call: Call) -> Answer:
         "billing_cycle_anchor": anchor,
         "currency": prices[0]["currency"],
         "start_date": start,
+        "status": "trialing" if trial_end else "active",
         "trial_start": now if trial_end else None,
         "trial_end": trial_end,
     }
@@ -45,15 +66,12 @@ def create(call: Call) -> Answer:
         item = new_item(call, asked, price, subscription["id"])
         subscription["items"]["data"].append(item)
         if trial_end:
+            # Usage in a trial costs nothing (inferred): what is to be billed begins at its end.
             item["current_period_start"], item["current_period_end"] = now, trial_end
+            item["_since"] = trial_end
         else:
-            set_period(
-                world, item, customer=subscription["customer"], anchor=anchor, start=start, at=now
-            )
-    set_cancel_at(world, subscription, call.params)
-    begin(call, subscription, customer, prices)
-    plan(world, subscription)
-    return subscription
+            place(world, item, anchor=anchor, start=start, at=now)
+    return subscription, prices
 
 
 def retrieve(call: Call) -> Answer:

@@ -51,9 +51,23 @@ _FIELDS: dict[str, Kind] = {
     "transfer_data": anything(),
     "trial_end": IntegerOr("now"),
     "trial_from_plan": Boolean(),
-    "trial_settings": anything(),
+    "trial_settings": Hash(
+        {
+            "end_behavior": Hash(
+                {
+                    "billing_cycle_anchor": anything(),
+                    "missing_payment_method": Choice("cancel", "create_invoice", "pause"),
+                },
+                "missing_payment_method",
+            )
+        },
+        "end_behavior",
+    ),
 }
-_CANCEL_WORDS = ("max_billed_until", "max_period_end", "min_period_end")
+CANCEL_WORDS = ("max_billed_until", "max_period_end", "min_period_end")
+CHANGED_ITEMS = Array(
+    Hash({**_ITEM, "clear_usage": Boolean(), "deleted": Boolean(), "id": String()}), MAX_ITEMS
+)
 CREATE = Hash(
     {
         **_FIELDS,
@@ -72,7 +86,7 @@ CREATE = Hash(
         "billing_mode": Hash(
             {"flexible": anything(), "type": Choice("classic", "flexible")}, "type"
         ),
-        "cancel_at": IntegerOr(*_CANCEL_WORDS),
+        "cancel_at": IntegerOr(*CANCEL_WORDS),
         "currency": String(3),
         "customer": String(),
         "customer_account": anything(),
@@ -84,12 +98,9 @@ UPDATE = Hash(
     {
         **_FIELDS,
         "billing_cycle_anchor": Hash({"type": Choice("now", "unchanged")}, "type"),
-        "cancel_at": IntegerOr(*_CANCEL_WORDS, unsettable=True),
+        "cancel_at": IntegerOr(*CANCEL_WORDS, unsettable=True),
         "cancellation_details": anything(),
-        "items": Array(
-            Hash({**_ITEM, "clear_usage": Boolean(), "deleted": Boolean(), "id": String()}),
-            MAX_ITEMS,
-        ),
+        "items": CHANGED_ITEMS,
         "pause_collection": Hash(
             {
                 "behavior": Choice("keep_as_draft", "mark_uncollectible", "void"),

@@ -22,7 +22,7 @@ def blank(call: Call, customer: Object, mode: str) -> Object:
             "flexible": {"proration_discounts": "included"} if mode == "flexible" else None,
         },
         "billing_schedules": [],
-        "billing_thresholds": None,
+        "billing_thresholds": given("billing_thresholds"),
         "cancel_at": None,
         "cancel_at_period_end": False,
         "canceled_at": None,
@@ -62,7 +62,17 @@ def blank(call: Call, customer: Object, mode: str) -> Object:
         "pending_update": None,
         "schedule": None,
         "status": "active",
+        "status_details": None,
         "test_clock": customer["test_clock"],
         "transfer_data": None,
-        "trial_settings": {"end_behavior": {"missing_payment_method": "create_invoice"}},
+        "trial_settings": given(
+            "trial_settings", {"end_behavior": {"missing_payment_method": "create_invoice"}}
+        ),
+        "_announced": now,
+        "_cancel_prorates": False,
+        "_due": None,
+        "_held": None,
+        "_left_items": [],
+        "_resumption": None,
+        "_trial_end_told": False,
     }

@@ -1,7 +1,7 @@
 """What a quantity costs under a price, and the old `plan` shape of a price."""
 
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_UP, Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 from stripe_emulator.core import exact
 from stripe_emulator.core.collection import Object
@@ -22,35 +22,54 @@ def billed_quantity(price: Object, quantity: Decimal) -> Decimal:
     return (quantity / divisor).to_integral_value(rounding=rounding)
 
 
-def amount(price: Object, quantity: Decimal) -> int:
-    """Return minor units for `quantity`, rounded half up.
+class Part(NamedTuple):
+    """What one line charges: some of a quantity at one unit amount, and perhaps a flat amount."""
 
-    Stripe does not publish its rounding (inferred).
+    quantity: Decimal
+    unit_amount_decimal: str | None
+    exact: Decimal
+    """Minor units, not yet rounded."""
+
+    @property
+    def amount(self) -> int:
+        """Return whole minor units, rounded half up: Stripe publishes no rounding (inferred)."""
+        return rounded(self.exact)
+
+
+def rounded(amount: Decimal) -> int:
+    """Return whole minor units, half up: away from zero, so that a credit mirrors its charge."""
+    return int(amount.to_integral_value(rounding=ROUND_HALF_UP))
+
+
+def parts(price: Object, quantity: Decimal) -> list[Part]:
+    """Return how a period's total is charged, one part for each line of an invoice.
+
+    Graduated prices have one for each tier reached, flat amount included (inferred); every other
+    price has one. A total of nothing is one part as well.
     """
-    if price["billing_scheme"] == "tiered":
-        exact_amount = _tiered(price, billed_quantity(price, quantity))
-    else:
+    quantity = billed_quantity(price, quantity)
+    if price["billing_scheme"] != "tiered":
         unit = Decimal(price["unit_amount_decimal"] or 0)
-        exact_amount = unit * billed_quantity(price, quantity)
-    return int(exact_amount.to_integral_value(rounding=ROUND_HALF_UP))
-
-
-def _tiered(price: Object, quantity: Decimal) -> Decimal:
-    total, below = Decimal(0), Decimal(0)
+        return [Part(quantity, price["unit_amount_decimal"], unit * quantity)]
+    found, below = [], Decimal(0)
     for tier in price["_tiers"]:
-        top = Decimal(tier["up_to"]) if tier["up_to"] is not None else quantity
-        unit = Decimal(tier["unit_amount_decimal"] or 0)
-        flat = Decimal(tier["flat_amount_decimal"] or 0)
-        reached = quantity > below or below == 0
-        if price["tiers_mode"] == "volume":
-            if quantity <= top:
-                return quantity * unit + flat
-        elif reached:
-            total += (min(quantity, top) - below) * unit + flat
-        below = top
-        if price["tiers_mode"] == "graduated" and quantity <= top:
+        top = quantity if tier["up_to"] is None else min(quantity, Decimal(tier["up_to"]))
+        last = top == quantity
+        volume = price["tiers_mode"] == "volume"
+        if last or not volume:
+            charged = quantity if volume else top - below
+            unit = Decimal(tier["unit_amount_decimal"] or 0)
+            flat = Decimal(tier["flat_amount_decimal"] or 0)
+            found.append(Part(charged, tier["unit_amount_decimal"], charged * unit + flat))
+        if last:
             break
-    return total
+        below = top
+    return found
+
+
+def amount(price: Object, quantity: Decimal) -> int:
+    """Return minor units for `quantity`: the sum of its lines, each rounded for itself."""
+    return sum(part.amount for part in parts(price, quantity))
 
 
 def as_plan(price: Object) -> Object:

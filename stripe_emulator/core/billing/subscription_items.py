@@ -1,17 +1,20 @@
 """The items of a subscription: one price each, with a billing period of its own."""
 
+from stripe_emulator.core.billing.periods import period_at
 from stripe_emulator.core.call import Call
 from stripe_emulator.core.collection import Object
 from stripe_emulator.core.errors import invalid
 from stripe_emulator.core.metadata import merged
-from stripe_emulator.core.periods import period_at
 from stripe_emulator.core.settling import book_of
 from stripe_emulator.core.world import World
 
 
-def priced(call: Call, asked: Object, index: int) -> Object:
-    """Return the price an item asks for, fit for a subscription."""
-    param = f"items[{index}][price]"
+def priced(call: Call, asked: Object, index: int, *, among: str = "items") -> Object:
+    """Return the price an item asks for, fit for a subscription.
+
+    `among` is the parameter that holds the items.
+    """
+    param = f"{among}[{index}][price]"
     price_id = asked.get("price") or asked.get("plan")
     if price_id is None:
         raise invalid(
@@ -31,7 +34,7 @@ def priced(call: Call, asked: Object, index: int) -> Object:
     if is_metered(price) and "quantity" in asked:
         raise invalid(
             "Quantity should not be specified where usage_type is metered.",
-            param=f"items[{index}][quantity]",
+            param=f"{among}[{index}][quantity]",
         )
     return price
 
@@ -41,7 +44,7 @@ def new_item(call: Call, asked: Object, price: Object, subscription_id: str) -> 
     item: Object = {
         "id": call.world.ids.new("si", 14),
         "object": "subscription_item",
-        "billing_thresholds": None,
+        "billing_thresholds": asked.get("billing_thresholds"),
         "created": call.world.second(),
         "current_period_end": 0,
         "current_period_start": 0,
@@ -50,28 +53,36 @@ def new_item(call: Call, asked: Object, price: Object, subscription_id: str) -> 
         "price": price["id"],
         "subscription": subscription_id,
         "tax_rates": [],
+        "_since": 0,
+        "_earlier": [],
     }
     if not is_metered(price):
         item["quantity"] = asked.get("quantity", 1)
     return item
 
 
-def set_period(  # noqa: PLR0913  a period has this many sides
-    world: World, item: Object, *, customer: str, anchor: int, start: int, at: int
-) -> None:
-    """Give the item the period around `at`.
+def place(world: World, item: Object, *, anchor: int, start: int, at: int) -> None:
+    """Set an item's period and nothing else: no usage is cut for it.
 
-    The first one begins at `start`, which may lie after a boundary.
+    Two hidden fields say what of it nobody billed yet: since when at the present price, and the
+    spans at earlier ones.
     """
-    price = price_of(world, item)
-    recurring = price["recurring"]
+    recurring = price_of(world, item)["recurring"]
     begin, end = period_at(anchor, recurring["interval"], recurring["interval_count"], at)
-    item["current_period_start"] = max(begin, start)
+    item["current_period_start"] = item["_since"] = max(begin, start)
     item["current_period_end"] = end
-    if is_metered(price):
-        book = book_of(world, recurring["meter"], customer)
-        book.cut(item["current_period_start"])
-        book.cut(end)
+    item["_earlier"] = []
+
+
+def keep_apart(world: World, subscription: Object) -> None:
+    """Keep usage apart to the second at every moment that begins or ends something to bill."""
+    for item in subscription["items"]["data"]:
+        price = price_of(world, item)
+        if is_metered(price):
+            book = book_of(world, price["recurring"]["meter"], subscription["customer"])
+            for at in (item["_since"], item["current_period_end"], subscription["cancel_at"]):
+                if at is not None:
+                    book.cut(at)
 
 
 def price_of(world: World, item: Object) -> Object:
@@ -86,12 +97,17 @@ def is_metered(price: Object) -> bool:
     return recurring is not None and recurring["usage_type"] == "metered"
 
 
+def interval_of(price: Object) -> tuple[str, int]:
+    recurring = price["recurring"]
+    return recurring["interval"], recurring["interval_count"]
+
+
 def check_together(prices: list[Object], mode: str) -> None:
     """Refuse prices that cannot stand on one subscription."""
     if len({price["id"] for price in prices}) < len(prices):
         raise invalid("Cannot add multiple subscription items with the same price.", param="items")
     if len({price["currency"] for price in prices}) > 1:
         raise invalid("All prices of a subscription must use the same currency.", param="items")
-    intervals = {(p["recurring"]["interval"], p["recurring"]["interval_count"]) for p in prices}
+    intervals = {interval_of(price) for price in prices}
     if mode == "classic" and len(intervals) > 1:
         raise invalid("Classic subscriptions need the same interval in all prices.", param="items")

@@ -1,0 +1,1 @@
+"""What is billed: subscriptions and their periods, invoices, credits, and how customers pay."""
