@@ -97,6 +97,7 @@ def _state(subscription: stripe.Subscription, asked_at: datetime) -> Subscriptio
         ItemPeriod(
             id=item.id,
             price_id=item.price.id,
+            quantity=1 if (quantity := item.get("quantity")) is None else quantity,
             start=datetime.fromtimestamp(item.current_period_start, UTC),
             end=datetime.fromtimestamp(item.current_period_end, UTC),
         )
@@ -111,6 +112,7 @@ def _state(subscription: stripe.Subscription, asked_at: datetime) -> Subscriptio
         status=subscription.status,
         metadata=subscription.metadata.to_dict(),
         items=items,
+        billing_anchor=datetime.fromtimestamp(subscription.billing_cycle_anchor, UTC),
         cancel_at=cancel_at,
         ended_at=_moment(subscription.ended_at),
         setup_secret=_setup_secret(subscription),
