@@ -97,7 +97,7 @@ def _state(subscription: stripe.Subscription, asked_at: datetime) -> Subscriptio
         ItemPeriod(
             id=item.id,
             price_id=item.price.id,
-            quantity=1 if (quantity := item.get("quantity")) is None else quantity,
+            quantity=_quantity(item),
             start=datetime.fromtimestamp(item.current_period_start, UTC),
             end=datetime.fromtimestamp(item.current_period_end, UTC),
         )
@@ -119,6 +119,11 @@ def _state(subscription: stripe.Subscription, asked_at: datetime) -> Subscriptio
         payment_secret=_payment_secret(subscription),
         asked_at=asked_at,
     )
+
+
+def _quantity(item: stripe.SubscriptionItem) -> int:
+    # A metered item does not have the field at all.
+    return 1 if (quantity := getattr(item, "quantity", None)) is None else int(quantity)
 
 
 def _setup_secret(subscription: stripe.Subscription) -> str:
