@@ -148,8 +148,7 @@ def _next_invoice(
     """Return the invoice at the first end of a period, or at the subscription's own if sooner."""
     at = min(item.current_period_end for item in items)
     is_last = subscription.cancel_at is not None and subscription.cancel_at <= at
-    if subscription.cancel_at is not None and is_last:
-        at = subscription.cancel_at
+    at = min(at, subscription.cancel_at or at)
     since = min(item.current_period_start for item in items)
     spells: defaultdict[str, list[ItemPrice]] = defaultdict(list)
     for spell in prices_between(customer=customer, since=since, until=at):

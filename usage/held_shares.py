@@ -58,7 +58,8 @@ WITH rows AS (
     WHERE NOT by_event AND segment_start >= %(since)s AND segment_start < %(until)s
 )
 SELECT meter_id, reason, sum(quantity), sum(event_count) FROM shares
-GROUP BY 1, 2 ORDER BY 1, 2
+GROUP BY 1, 2 HAVING sum(event_count) <> 0 OR sum(quantity) <> 0
+ORDER BY 1, 2
 """  # noqa: S608 - of constants
 
 
