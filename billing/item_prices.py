@@ -22,8 +22,8 @@ def prices_between(
 ) -> tuple[ItemPrice, ...]:
     """Return the prices a customer had at any moment of [since, until), with since when and until.
 
-    Of a meter, or all, base fees too; by item and time. They are those of the price's stretch,
-    which may begin before `since` and end after `until`, or not have ended.
+    Of a meter, or all, base fees too; by item and time. The dates are the price's own: it may have
+    begun before `since`, and end after `until` or not yet.
     """
     found = ItemPrice.objects.filter(
         Q(until=None) | Q(until__gt=since), subscription__customer=customer, since__lt=until
