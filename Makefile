@@ -99,6 +99,11 @@ hostile: $(STAMP) ## Throw hostile bodies at the ingestion API (BODIES=5000 SOCK
 	@exec $(STACK) with-services -- python -m tests.hostile --bodies=$(or $(BODIES),5000) \
 	  --over-socket=$(or $(SOCKET),1000) $(if $(SEED),--seed=$(SEED)) $(ARGS)
 
+.PHONY: billing-histories
+billing-histories: $(STAMP) ## Check the emulator's invoices against another calculation (HISTORIES=5000 FIRST=0; SEED=k replays one; ARGS=)
+	@$(VENV)/python -m tests.emulator.histories \
+	  $(if $(SEED),--seed=$(SEED),--histories=$(or $(HISTORIES),5000) --first=$(or $(FIRST),0)) $(ARGS)
+
 .PHONY: chaos
 chaos: $(STAMP) ## Kill the web server while usage flows in (KILLS=40 SEED=k ARGS='--drop-replies 0.2')
 	@exec $(STACK) with-services -- python -m tests.chaos.web --kills=$(or $(KILLS),40) \

@@ -19,12 +19,27 @@ PREFIX = "/_emulator/"
 ICON = "/favicon.ico"
 """Browsers ask for it by themselves, which is nothing a judge should see."""
 MAX_ARRIVALS = 10_000
-_COMPLETES = {"authenticated", "email", "payment_method", "session"}
-_CONFIRMS = {"authenticated", "client_secret", "payment_method"}
 
 
 class WrongRequest(ValueError):
     """The caller's mistake, in a sentence."""
+
+
+class Confirmation(msgspec.Struct, forbid_unknown_fields=True):
+    """What a person does with a client secret."""
+
+    client_secret: str
+    payment_method: str | None = None
+    authenticated: bool | None = None
+
+
+class Completion(msgspec.Struct, forbid_unknown_fields=True):
+    """What a person does on a Checkout page."""
+
+    session: str
+    payment_method: str | None = "pm_card_visa"
+    email: str | None = None
+    authenticated: bool | None = None
 
 
 class Control:
@@ -196,18 +211,19 @@ class Control:
         return {"status": "restored", "arrivals": len(self.emulator.arrivals)}
 
     def _confirm(self, query: dict[str, str], body: Any) -> Any:  # noqa: ARG002  one signature for all
-        if not isinstance(body.get("client_secret"), str) or set(body) - _CONFIRMS:
-            raise WrongRequest(f"A confirmation takes {', '.join(sorted(_CONFIRMS))}.")
+        asked = msgspec.convert(body, Confirmation)
         return self.emulator.confirm(
-            body["client_secret"],
-            body.get("payment_method"),
-            authenticated=body.get("authenticated"),
+            asked.client_secret, asked.payment_method, authenticated=asked.authenticated
         )
 
     def _complete_checkout(self, query: dict[str, str], body: Any) -> Any:  # noqa: ARG002  one signature for all
-        if not isinstance(body.get("session"), str) or set(body) - _COMPLETES:
-            raise WrongRequest(f"A completion takes {', '.join(sorted(_COMPLETES))}.")
-        return self.emulator.complete_checkout(**body)
+        asked = msgspec.convert(body, Completion)
+        return self.emulator.complete_checkout(
+            asked.session,
+            asked.payment_method,
+            email=asked.email,
+            authenticated=asked.authenticated,
+        )
 
 
 def _number(query: dict[str, str], name: str, default: int) -> int:

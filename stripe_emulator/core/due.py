@@ -12,6 +12,7 @@ from stripe_emulator.core.billing import (
     payments,
     subscription_agenda,
     subscription_life,
+    threshold_invoices,
 )
 from stripe_emulator.core.collection import Object
 from stripe_emulator.core.settling import settle_due
@@ -67,6 +68,7 @@ def _pay(world: World, invoice_id: str, at: int) -> None:
 
 _OF_CUSTOMERS: dict[str, tuple[str, Callable[[World, str, int], None]]] = {
     subscription_agenda.AGENDA_KIND: ("subscriptions", subscription_life.fall_due),
+    subscription_agenda.THRESHOLD_KIND: ("subscriptions", threshold_invoices.fall_due),
     finalization.AGENDA_KIND: ("invoices", _finalize),
     payments.AGENDA_KIND: ("invoices", _pay),
     credit_grants.AGENDA_KIND: ("credit_grants", credit_grants.fall_due),

@@ -42,7 +42,8 @@ def _present(world: World, obj: Object) -> Object:
     for line in _sold(shown):
         line["price"] = copy.deepcopy(world.prices.find(line["price"]))
     if obj.get("object") == "subscription":
-        for item in shown["items"]["data"]:
+        waiting = (shown.get("pending_update") or {}).get("subscription_items") or []
+        for item in [*shown["items"]["data"], *waiting]:
             price = world.prices.find(item["price"])
             if price is not None:
                 item["price"] = copy.deepcopy(price)

@@ -6,6 +6,7 @@ from decimal import Decimal
 from stripe_emulator.core import alerts
 from stripe_emulator.core.additive_book import AdditiveBook
 from stripe_emulator.core.arrivals import Arrival, EventVerdict
+from stripe_emulator.core.billing.subscription_agenda import usage_counted
 from stripe_emulator.core.entries import Entry
 from stripe_emulator.core.ordered_book import OrderedBook
 from stripe_emulator.core.records import IdentifierRecord
@@ -95,3 +96,5 @@ def _entry_of(record: IdentifierRecord) -> Entry:
 def _count(world: World, meter_id: str, customer: str, entry: Entry) -> None:
     book_of(world, meter_id, customer).add(entry)
     alerts.check(world, meter_id, customer)
+    if customer in world.thresholds_of:
+        usage_counted(world, customer)

@@ -76,6 +76,8 @@ class World:
     sessions: dict[str, Session] = field(default_factory=dict)
     alerts_of: dict[str, list[Object]] = field(default_factory=dict)
     """Alerts by meter: every counted event looks here."""
+    thresholds_of: dict[str, set[str]] = field(default_factory=dict)
+    """Subscriptions with billing thresholds, by customer: every counted event looks here."""
     alerts_fired: set[tuple[str, str]] = field(default_factory=set)
     settling: list[tuple[float, int, str, str, Entry, int]] = field(default_factory=list)
     """Accepted and not yet counted, a heap: when, order, meter, customer, entry, sign."""

@@ -12,7 +12,7 @@ STYLE = """
 body{margin:0;font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;
 color:#1a1f36;background:#f6f8fa}
 main{max-width:60rem;margin:0 auto;padding:1.5rem 1rem 3rem}
-.columns{display:grid;gap:1.5rem}
+.columns{display:grid;gap:1.5rem;margin-top:1rem}
 @media(min-width:52rem){main{padding-top:3rem}
 .columns{grid-template-columns:1fr 1fr;gap:3rem;align-items:start}}
 .narrow{max-width:30rem;margin:0 auto}
@@ -22,6 +22,7 @@ background:#fdf0d5;color:#7a4b00}
 h1{font-size:1.5rem;line-height:1.25;margin:.6rem 0}h2{font-size:1.05rem;margin:0 0 .75rem}
 .total{font-size:2rem;font-weight:600;margin:.2rem 0;font-variant-numeric:tabular-nums}
 .note{color:#4f566b;margin:.2rem 0;font-size:.9rem}
+form .note{margin:0 0 1rem}
 .panel{background:#fff;border:1px solid #dfe4ea;border-radius:.6rem;padding:1.25rem}
 .panel+.panel{margin-top:1rem}
 ul{list-style:none;margin:1rem 0;padding:0}

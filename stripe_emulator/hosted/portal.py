@@ -6,6 +6,7 @@ from typing import Any
 
 from stripe_emulator.core.billing import portal_sessions
 from stripe_emulator.core.billing.declines import told
+from stripe_emulator.core.billing.upcoming import upcoming
 from stripe_emulator.core.collection import Object
 from stripe_emulator.core.wire import Reply
 from stripe_emulator.core.world import World
@@ -20,7 +21,7 @@ from stripe_emulator.hosted.parts import (
     problem,
     redirect,
 )
-from stripe_emulator.hosted.words import day, price_words
+from stripe_emulator.hosted.words import day, money, price_words
 
 PATH = "/portal/"
 _STATUSES = {
@@ -30,6 +31,10 @@ _STATUSES = {
     "unpaid": ("Not paid", "bad"),
     "incomplete": ("Waits for its first payment", "bad"),
     "paused": ("Paused", ""),
+}
+_NOTES = {
+    "incomplete": "Its first payment is missing.",
+    "paused": "Nothing is billed while it is paused.",
 }
 
 
@@ -134,8 +139,7 @@ def _panel(world: World, session: Object, subscription: Object) -> str:
             "<button>Keep my subscription</button></form>"
         )
     else:
-        trial = subscription["status"] == "trialing"
-        what = f"{'The trial ends' if trial else 'Next invoice'} on {day(end)}"
+        what = _NOTES.get(subscription["status"]) or _next_invoice(world, subscription, end)
         action = (
             f"<a class='button quiet' href='{_path(session, 'cancel', subscription['id'])}'>"
             "Cancel subscription</a>"
@@ -145,6 +149,14 @@ def _panel(world: World, session: Object, subscription: Object) -> str:
         f"<p class=note>Current period: {day(begin)} to {day(end)}</p>"
         f"<p class=note>{what}</p>{pays}<div class=actions>{action}</div></div>"
     )
+
+
+def _next_invoice(world: World, subscription: Object, at: int) -> str:
+    """Say what the next invoice comes to with the usage of now; nothing of it is kept."""
+    total = money(upcoming(world, subscription)["total"], subscription["currency"])
+    if subscription["status"] == "trialing":
+        return f"The trial ends on {day(at)}, then {total} are due"
+    return f"Next invoice on {day(at)}, {total} by now"
 
 
 def _item(world: World, item: Object) -> str:

@@ -7,6 +7,7 @@ from stripe_emulator.core.billing.checkout_completion import CannotCompleteError
 
 from .conftest import NOW
 from .test_judge import control
+from .test_setup_intents import fields
 
 pytestmark = pytest.mark.unit
 DAY = 86_400
@@ -49,6 +50,14 @@ def test_session_waits_open_for_a_day(sell, base_price, metered_price, shop):
     assert (made.client_reference_id, made.customer, made.subscription) == ("user-7", None, None)
     assert "line_items" not in made.to_dict()
     assert subscriptions(shop) == []
+
+
+@pytest.mark.contract
+def test_session_has_the_fields_of_its_class(sell, base_price):
+    made = sell(base_price, allowed_payment_method_types=["card"], expand=["line_items"])
+
+    assert set(made.to_dict()) == fields(stripe.checkout.Session)
+    assert made.payment_method_types == ["card"]
 
 
 def test_lines_are_listed_with_their_prices(sell, sessions, base_price, metered_price):
@@ -109,6 +118,25 @@ def test_metered_only_collects_a_card_and_charges_nothing(sell, metered_price, s
     assert (subscription.status, subscription.latest_invoice) == ("active", None)
     assert subscription.default_payment_method == "pm_card_visa"
     assert subscription.pending_setup_intent is None
+
+
+@pytest.mark.parametrize(
+    ("card", "ends"), [("pm_card_visa", "active"), ("pm_card_chargeCustomerFail", "incomplete")]
+)
+def test_what_waited_for_an_invoice_is_charged_with_the_new_card(
+    sell, metered_price, shop, card, ends
+):
+    shop.client.v1.invoice_items.create(
+        {"customer": shop.customer.id, "amount": 500, "currency": "usd"}
+    )
+    made = sell(metered_price, customer=shop.customer.id)
+
+    shop.emulator.complete_checkout(made.id, card)
+
+    [subscription] = subscriptions(shop)
+    invoice = shop.client.v1.invoices.retrieve(subscription.latest_invoice)
+    assert (subscription.status, invoice.amount_due) == (ends, 500)
+    assert invoice.status == ("paid" if ends == "active" else "open")
 
 
 def test_trial_owes_nothing_today(sell, base_price, shop):
@@ -188,7 +216,7 @@ def test_address_is_asked_for_when_nobody_is_known(sell, base_price, shop):
     unknown = sell(base_price)
     told = sell(base_price, customer_email="told@example.com")
 
-    for email in (None, " ", "nonsense"):
+    for email in (None, " ", "nonsense", "a@b@c", "a b@c", "a\x00@b", "a@" + "b" * 511):
         with pytest.raises(CannotCompleteError, match="e-mail"):
             shop.emulator.complete_checkout(unknown.id, email=email)
     shop.emulator.complete_checkout(told.id)

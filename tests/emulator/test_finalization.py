@@ -169,3 +169,40 @@ def test_a_new_tier_that_late_usage_reaches_gets_its_line(billed):  # noqa: F811
     assert shown(draft) == [("8", 80)]
     assert shown(final) == [("10", 100), ("3.5", 2)]
     assert (final.lines.data[0].id, final.total) == (draft.lines.data[0].id, 102)
+
+
+def test_lines_of_several_tiers_are_counted_once(billed):  # noqa: F811
+    price = billed.client.v1.prices.create(
+        {
+            "currency": "usd",
+            "product": billed.client.v1.products.create({"name": "Tiers"}).id,
+            "billing_scheme": "tiered",
+            "tiers_mode": "graduated",
+            "tiers": [{"up_to": 10, "unit_amount": 10}, {"up_to": "inf", "unit_amount": 1}],
+            "recurring": {"interval": "month", "usage_type": "metered", "meter": billed.meter.id},
+        }
+    )
+    item = billed.client.v1.subscriptions.retrieve(billed.subscription.id)["items"].data[0].id
+    billed.client.v1.subscriptions.update(
+        billed.subscription.id, {"items": [{"id": item, "price": price.id}]}
+    )
+    billed.send("a", "15", at=START)
+    draft = invoice_at(billed, END)
+    final = invoice_at(billed, END + HOUR)
+
+    assert [each.amount for each in draft.lines.data] == [100, 5]
+    assert [each.id for each in final.lines.data] == [each.id for each in draft.lines.data]
+
+
+def test_the_second_event_for_one_draft_answers_nothing(billed):  # noqa: F811
+    billed.emulator.forward("http://app/hook", "whsec_x")
+    go(billed, END)
+    billed.emulator.faults.switch_on("webhook_second_event")
+    first, second = (
+        each for each in billed.emulator.pop_deliveries() if b"invoice.created" in each.body
+    )
+    billed.emulator.report_delivery(second, 200)
+    waiting = invoice_at(billed, END + 60).webhooks_delivered_at
+    billed.emulator.report_delivery(first, 200)
+
+    assert (waiting, invoice_at(billed, END + 60).webhooks_delivered_at) == (None, END + 60)

@@ -297,11 +297,34 @@ def test_portal_shows_what_the_customer_has(visitor, portal, subscription, shop)
         shop.customer.email,
         "Active Base $20.00 per month Tokens $0.04 per 1,000 units",
         "Current period: 23 November 2026 to 23 December 2026",
-        "Next invoice on 23 December 2026 Paid with Visa ending in 4242",
+        "Next invoice on 23 December 2026, $20.00 by now Paid with Visa ending in 4242",
         "Payment method No card is kept.",
     ):
         assert said in page.text
     assert page.links["← Return"] == "https://app.example/account"
+
+
+def test_portal_counts_usage_into_the_next_invoice(visitor, portal, subscription, shop):
+    shop.send("one", "1001")
+
+    assert "Next invoice on 23 December 2026, $20.08 by now" in visitor.open(portal().url).text
+
+
+def test_portal_says_what_follows_a_trial(visitor, portal, base_price, shop):
+    subscribe(shop, base_price, trial_period_days=14)
+
+    text = visitor.open(portal().url).text
+
+    assert "The trial ends on 7 December 2026, then $20.00 are due" in text
+
+
+def test_portal_says_that_a_subscription_is_paused(visitor, portal, subscription, shop):
+    shop.client.v1.subscriptions.pause(subscription.id, {"type": "subscription"})
+
+    page = visitor.open(portal().url)
+
+    assert "Paused" in page.text
+    assert "Nothing is billed while it is paused." in page.text
 
 
 def test_portal_cancels_at_the_period_end_and_takes_it_back(

@@ -195,6 +195,7 @@ def test_an_invoice_that_is_sent_is_overdue_at_its_date(shop, base_price):
     go(shop, NOW + 14 * DAY)
 
     assert (before, status(shop, made)) == ("active", "past_due")
+    assert [each.attempt_count for each in shop.client.v1.invoices.list().data] == [0]
 
 
 @pytest.mark.parametrize(
@@ -298,3 +299,52 @@ def test_a_change_that_cannot_be_paid_is_refused_whole(shop, base_price):
     assert (after["items"].data[0].quantity, after.metadata.to_dict()) == (1, {})
     assert len(shop.client.v1.invoices.list().data) == 1
     assert shop.client.v1.invoice_items.list().data == []
+
+
+def test_a_change_waits_no_longer_than_its_period(shop, base_price):
+    card(shop, "pm_card_visa")
+    made = subscribe(shop, base_price)
+    go(shop, END - HOUR)
+    card(shop, DECLINED)
+    held = shop.client.v1.subscriptions.update(
+        made.id,
+        {
+            "items": [{"id": made["items"].data[0].id, "quantity": 300}],
+            "payment_behavior": "pending_if_incomplete",
+            "proration_behavior": "always_invoice",
+        },
+    )
+    go(shop, END + HOUR)
+    [cycle, change, _] = shop.client.v1.invoices.list().data
+
+    assert held.pending_update.expires_at == END
+    assert (change.status, cycle.total) == ("void", 2000)
+
+
+def test_a_newer_change_takes_the_place_of_one_that_waits(shop, base_price):
+    card(shop, "pm_card_visa")
+    made = subscribe(shop, base_price)
+    item = made["items"].data[0].id
+    card(shop, DECLINED)
+    waiting = {"payment_behavior": "pending_if_incomplete", "proration_behavior": "always_invoice"}
+    shop.client.v1.subscriptions.update(
+        made.id, {"items": [{"id": item, "quantity": 3}], **waiting}
+    )
+    shop.client.v1.subscriptions.update(
+        made.id, {"items": [{"id": item, "quantity": 2}], "proration_behavior": "none"}
+    )
+    after = shop.client.v1.subscriptions.retrieve(made.id)
+
+    assert (after["items"].data[0].quantity, after.pending_update) == (2, None)
+    assert shop.client.v1.invoices.list().data[0].status == "void"
+
+
+def test_one_paid_invoice_of_two_leaves_it_past_due(shop, failing):
+    shop.emulator.settings.change(payment_retry_days=[], after_last_retry="past_due")
+    go(shop, second(2027, 1, 23, 13))
+    newest, older, _ = shop.client.v1.invoices.list().data
+    shop.client.v1.invoices.pay(newest.id, {"payment_method": "pm_card_visa"})
+    one = status(shop, failing)
+    shop.client.v1.invoices.pay(older.id, {"payment_method": "pm_card_visa"})
+
+    assert (one, status(shop, failing)) == ("past_due", "active")

@@ -185,6 +185,17 @@ def test_a_removed_item_leaves_its_usage(paying, base_price, behavior, billed):
     assert cycle.total == 2000 + billed
 
 
+def test_classic_mode_forgets_the_usage_of_a_removed_item(paying, base_price):
+    made = subscribe(
+        paying, price(paying, "1", metered=True), base_price, billing_mode={"type": "classic"}
+    )
+    paying.send("a", "100", at=NOW)
+    go(paying, HALF)
+    update(paying, made, {"id": made["items"].data[0].id, "deleted": True})
+
+    assert waiting(paying) == []
+
+
 def test_another_interval_ends_the_running_usage(paying):
     made = subscribe(paying, price(paying, "1", metered=True))
     paying.send("a", "100", at=NOW)

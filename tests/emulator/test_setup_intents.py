@@ -3,6 +3,7 @@
 import pytest
 import stripe
 
+from stripe_emulator.core.billing import setup_intent_calls
 from stripe_emulator.core.billing.payment_methods import AUTHENTICATION, PAYS, after_bank, card_of
 
 from .test_judge import control
@@ -11,6 +12,11 @@ from .test_subscriptions import subscribe
 pytestmark = pytest.mark.unit
 ASKS = "pm_card_authenticationRequiredOnSetup"
 DECLINED = "pm_card_visa_chargeDeclined"
+
+
+def fields(cls: type) -> set[str]:
+    """The fields the SDK's class has, apart from the name of its kind."""
+    return {each for each in cls.__annotations__ if each != "OBJECT_NAME"}
 
 
 def types(events) -> list[str]:
@@ -206,10 +212,11 @@ def test_person_pays_the_first_invoice(shop, base_price, events):
     )
     assert types(events) == [
         "invoice.payment_failed",
+        "invoice.payment_failed",
         "invoice.payment_action_required",
-        "customer.subscription.updated",
         "invoice.paid",
         "invoice.payment_succeeded",
+        "customer.subscription.updated",
         "customer.subscription.updated",
     ]
     with pytest.raises(ValueError, match="is paid, not open"):
@@ -234,8 +241,33 @@ def test_control_call_confirms(shop, made):
 
     assert (status, told["status"]) == (200, "requires_payment_method")
     assert told["error"]["message"] == "Your card was declined."
-    assert refused == 400
-    assert said["error"] == "A confirmation takes authenticated, client_secret, payment_method."
+    assert (refused, said["error"]) == (400, "Object contains unknown field `card`")
+
+
+@pytest.mark.contract
+def test_intents_have_the_fields_of_their_class(made):
+    assert set(made.to_dict()) == fields(stripe.SetupIntent)
+
+
+@pytest.mark.contract
+@pytest.mark.parametrize("verb", ["create", "update", "confirm", "cancel", "list", "retrieve"])
+def test_calls_take_what_the_sdk_sends(verb):
+    ours = getattr(setup_intent_calls, verb.upper()).fields
+    about_the_request = set(fields(stripe.params.SetupIntentRetrieveParams)) - {
+        "client_secret",
+        "expand",
+    }
+
+    theirs = fields(getattr(stripe.params, f"SetupIntent{verb.capitalize()}Params"))
+
+    assert set(ours) == theirs - about_the_request
+
+
+def test_allowed_kinds_of_payment_methods_are_shown(intents, made):
+    changed = intents.update(made.id, {"allowed_payment_method_types": ["card", "link"]})
+
+    assert changed.payment_method_types == ["card", "link"]
+    assert changed.allowed_payment_method_types == ["card", "link"]
 
 
 def test_only_a_question_is_answered():

@@ -276,3 +276,26 @@ def test_months_are_clamped_to_their_last_day(paying):  # noqa: F811
 
     ends = [each.period_end for each in reversed(paying.client.v1.invoices.list().data)]
     assert ends == [second(2027, 2, 28, 10, 5, 7), second(2027, 3, 31, 10, 5, 7)]
+
+
+def test_cancelling_what_is_paused_bills_nothing_twice(paying):  # noqa: F811
+    made = subscribe(paying, price(paying, "1", metered=True))
+    paying.send("a", "100", at=NOW)
+    go(paying, HALF)
+    paying.client.v1.subscriptions.pause(made.id)
+    paying.send("paused", "30", at=HALF)
+    go(paying, HALF + DAY)
+    paying.client.v1.subscriptions.cancel(made.id, {"invoice_now": True})
+
+    [last] = paying.client.v1.invoices.list().data
+    assert lines(last) == [(100, NOW, HALF)]
+
+
+def test_a_subscription_waits_for_one_moment_only(paying, base_price):  # noqa: F811
+    made = subscribe(paying, base_price)
+    for count in range(20):
+        paying.client.v1.subscriptions.update(made.id, {"description": str(count)})
+    go(paying, END + 400 * DAY)
+
+    kinds = [kind for _, _, kind, _ in paying.emulator.world.agenda._heap]
+    assert kinds.count("subscription") == 1

@@ -3,10 +3,17 @@
 The subscription is made by the same code as by `POST /v1/subscriptions`.
 """
 
+import re
 from typing import Any
 
 from stripe_emulator.core import customers, events
-from stripe_emulator.core.billing import checkout_lines, invoices, setup_intents, subscriptions
+from stripe_emulator.core.billing import (
+    checkout_lines,
+    invoices,
+    payments,
+    setup_intents,
+    subscriptions,
+)
 from stripe_emulator.core.billing.checkout_shape import details
 from stripe_emulator.core.billing.payment_methods import PAYS, Outcome, after_bank, charge, save
 from stripe_emulator.core.call import Call
@@ -14,6 +21,10 @@ from stripe_emulator.core.collection import Object
 from stripe_emulator.core.errors import ApiError
 from stripe_emulator.core.faults import Faults
 from stripe_emulator.core.world import World
+
+ADDRESS = re.compile(r"[^@\s]+@[^@\s]+")
+MAX_EMAIL = 512
+"""Characters of an address a customer takes."""
 
 
 class CannotCompleteError(ValueError):
@@ -64,8 +75,9 @@ def _complete(
     *,
     authenticated: bool | None,
 ) -> Outcome:
-    email = (email or "").strip() or None
-    if wants_email(world, session) and "@" not in (email or ""):
+    email = (email or "").strip()
+    known = len(email) <= MAX_EMAIL and email.isprintable() and ADDRESS.fullmatch(email)
+    if wants_email(world, session) and not known:
         raise CannotCompleteError("Enter your e-mail address.")
     if not wants_card(session):
         payment_method = None
@@ -75,7 +87,7 @@ def _complete(
         _check(world, session)
     outcome = _tried(session, payment_method, authenticated=authenticated)
     if outcome.status == "succeeded":
-        _settle_customer(world, session, email)
+        _settle_customer(world, session, email or None)
     if session["mode"] == "setup" and payment_method is not None:
         intent = world.setup_intents.get(session["setup_intent"], livemode=session["livemode"])
         intent["customer"] = session["customer"]
@@ -143,11 +155,22 @@ def _subscribe(world: World, session: Object, payment_method: str | None) -> Non
     subscription: Any = subscriptions.create(_call(world, session, "/v1/subscriptions", params))
     invoice = world.invoices.find(subscription["latest_invoice"] or "")
     if invoice is not None and invoice["status"] == "open":
-        invoices.settle(world, invoice)
+        _pay(world, session, invoice)
     session["subscription"] = subscription["id"]
     session["invoice"] = subscription["latest_invoice"]
     if session["payment_status"] == "unpaid":
         session["payment_status"] = "paid"
+
+
+def _pay(world: World, session: Object, invoice: Object) -> None:
+    """Pay the first invoice. Its card was charged just now, unless nothing sold was due.
+
+    Then something else waited for an invoice, and the card is charged for it as any card is.
+    """
+    if session["amount_total"]:
+        invoices.settle(world, invoice)
+    else:
+        payments.attempt(world, invoice, off_session=False)
 
 
 def _call(world: World, session: Object, url: str, params: Object | None = None) -> Call:

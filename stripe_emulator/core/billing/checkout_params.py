@@ -39,7 +39,6 @@ _UNUSED = (
     "adaptive_pricing",
     "after_expiration",
     "allow_promotion_codes",
-    "allowed_payment_method_types",
     "automatic_tax",
     "billing_address_collection",
     "branding_settings",
@@ -75,6 +74,7 @@ _UNUSED = (
 CREATE = Hash(
     {
         **{name: anything() for name in _UNUSED},
+        "allowed_payment_method_types": Array(String(100)),
         "cancel_url": String(),
         "client_reference_id": String(200),
         "currency": String(3),

@@ -6,9 +6,9 @@ A setup intent is confirmed, or an open invoice is paid; the person is there, so
 import copy
 
 from stripe_emulator.core import events
-from stripe_emulator.core.billing import invoices, setup_intents
+from stripe_emulator.core.billing import invoice_payments, invoices, setup_intents
 from stripe_emulator.core.billing.declines import told
-from stripe_emulator.core.billing.payment_methods import Outcome, after_bank, charge
+from stripe_emulator.core.billing.payment_methods import Outcome
 from stripe_emulator.core.collection import Object
 from stripe_emulator.core.world import World
 
@@ -59,18 +59,17 @@ def _pay(
     payment_method = payment_method or invoice.get("_asking_bank")
     if payment_method is None:
         raise CannotConfirmError("No payment_method was given, and none waits for its bank.")
-    outcome = after_bank(charge(payment_method, off_session=False), authenticated=authenticated)
-    invoice["_asking_bank"] = None
+    outcome = invoice_payments.attempt(
+        world,
+        invoice,
+        payment_method,
+        off_session=False,
+        automatic=False,
+        authenticated=authenticated,
+    )
+    invoice["_asking_bank"] = payment_method if outcome.status == "requires_action" else None
     if outcome.status == "succeeded":
         _adopt(world, invoice, payment_method)
-        invoices.settle(world, invoice)
-    elif outcome.status == "declined":
-        invoice["attempted"] = True
-        invoice["attempt_count"] += 1
-        events.emit(world, "invoice.payment_failed", invoice)
-    else:
-        invoice["_asking_bank"] = payment_method
-        events.emit(world, "invoice.payment_action_required", invoice)
     return outcome
 
 

@@ -8,9 +8,9 @@ from decimal import Decimal
 
 from stripe_emulator.core.billing import invoices, payments, pending_items
 from stripe_emulator.core.billing.invoice_shape import line
-from stripe_emulator.core.billing.pricing import amount
+from stripe_emulator.core.billing.pricing import parts
 from stripe_emulator.core.billing.subscription_items import is_metered, price_of
-from stripe_emulator.core.billing.usage_lines import recount, usage_lines
+from stripe_emulator.core.billing.usage_lines import charge, recount, usage_lines
 from stripe_emulator.core.collection import Object
 from stripe_emulator.core.world import World
 
@@ -36,15 +36,18 @@ def period_lines(
     for former in ended:
         lines += usage_lines(world, subscription, former)
         if not final and not is_metered(price_of(world, former)):
-            lines.append(licensed_line(world, subscription, items[former["id"]]))
+            lines += licensed_lines(world, subscription, items[former["id"]])
     return lines
 
 
-def licensed_line(world: World, subscription: Object, item: Object) -> Object:
-    """Return the line for a licensed item's whole period."""
-    price = price_of(world, item)
-    charged = amount(price, Decimal(item["quantity"]))
-    return line(world, subscription, item, price, amount=charged, quantity=item["quantity"])
+def licensed_lines(world: World, subscription: Object, item: Object) -> list[Object]:
+    """Return the lines for a licensed item's whole period, one for each tier it reaches."""
+    price, found = price_of(world, item), []
+    for part in parts(price, Decimal(item["quantity"])):
+        made = line(world, subscription, item, price, amount=0, quantity=0)
+        charge(made, part)
+        found.append(made)
+    return found
 
 
 def waiting(world: World, subscription: Object) -> list[Object]:

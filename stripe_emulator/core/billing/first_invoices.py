@@ -3,9 +3,11 @@
 An invoice to pay now, or none and perhaps a card to collect.
 """
 
+from decimal import Decimal
+
 from stripe_emulator.core import events
 from stripe_emulator.core.billing import invoice_payments, invoices, payments, setup_intents
-from stripe_emulator.core.billing.cycle_invoices import licensed_line, waiting
+from stripe_emulator.core.billing.cycle_invoices import licensed_lines, waiting
 from stripe_emulator.core.billing.invoice_shape import line
 from stripe_emulator.core.billing.invoice_totals import SMALLEST_CHARGE
 from stripe_emulator.core.billing.prorations import prorated, share
@@ -114,10 +116,12 @@ def _licensed(  # noqa: PLR0913  what a first line depends on
         return [line(world, subscription, item, price, amount=0, quantity=item["quantity"])]
     since = item["current_period_start"]
     lines = [
-        licensed_line(world, subscription, each) for each in _elapsed(world, subscription, item)
+        made
+        for each in _elapsed(world, subscription, item)
+        for made in licensed_lines(world, subscription, each)
     ]
     if share(world, subscription, item, since) == 1:
-        return [*lines, licensed_line(world, subscription, item)]
+        return [*lines, *licensed_lines(world, subscription, item)]
     if proration == "none":
         return lines
     charged = prorated(world, subscription, item, since)
@@ -145,7 +149,7 @@ def _usage_since_start(world: World, subscription: Object, item: Object) -> list
         for each in _elapsed(world, subscription, item)
         for made in usage_lines(world, subscription, each)
     ]
-    if not any(each["amount"] or each["quantity"] for each in past + running):
+    if not any(Decimal(each["quantity_decimal"]) for each in past + running):
         return []
     item["_since"] = now
     return past + running

@@ -2,7 +2,8 @@
 
 from stripe_emulator.core import events
 from stripe_emulator.core.billing import invoices
-from stripe_emulator.core.billing.payment_methods import Outcome, charge
+from stripe_emulator.core.billing.declines import card_error
+from stripe_emulator.core.billing.payment_methods import Outcome, after_bank, charge
 from stripe_emulator.core.collection import Object
 from stripe_emulator.core.errors import ApiError
 from stripe_emulator.core.world import World
@@ -29,16 +30,23 @@ def foreseen(method: str | None, *, off_session: bool) -> Outcome:
     return charge(method, off_session=off_session) if method else NO_METHOD
 
 
-def attempt(
-    world: World, invoice: Object, method: str | None, *, off_session: bool, automatic: bool
+def attempt(  # noqa: PLR0913  what a payment depends on
+    world: World,
+    invoice: Object,
+    method: str | None,
+    *,
+    off_session: bool,
+    automatic: bool,
+    authenticated: bool | None = None,
 ) -> Outcome:
     """Charge an open invoice: it is paid, or stays as it was with one attempt more.
 
     Of attempts that a person makes only the first one counts. An authentication that is asked for
     is told of as a failure and as an action to take.
+    `authenticated` is what the person told their bank, None nothing yet.
     Source: stripe-python, `Invoice.attempt_count`; docs.stripe.com, subscription webhooks.
     """
-    outcome = foreseen(method, off_session=off_session)
+    outcome = after_bank(foreseen(method, off_session=off_session), authenticated=authenticated)
     invoice["attempted"] = True
     if automatic or invoice["attempt_count"] == 0:
         invoice["attempt_count"] += 1
@@ -62,22 +70,4 @@ def refusal(outcome: Outcome) -> ApiError:
             type="card_error",
             code="invoice_payment_intent_requires_action",
         )
-    if outcome.decline_code == AUTHENTICATE:
-        return ApiError(
-            402,
-            "Your card was declined. This transaction requires authentication.",
-            type="card_error",
-            code=AUTHENTICATE,
-            decline_code=AUTHENTICATE,
-        )
-    return ApiError(
-        402,
-        "Your card was declined.",
-        type="card_error",
-        code=_CODES.get(outcome.decline_code or "", "card_declined"),
-        decline_code=outcome.decline_code,
-    )
-
-
-_CODES = {name: name for name in ("expired_card", "incorrect_cvc", "processing_error")}
-"""Declines that are an error code of their own. Source: docs.stripe.com/testing."""
+    return card_error(outcome)

@@ -21,12 +21,19 @@ from stripe_emulator.core.settings import DAY_SECONDS
 from stripe_emulator.core.world import World
 
 
-def make(
-    world: World, subscription: Object, lines: list[Object], *, reason: str, draft: bool
+def make(  # noqa: PLR0913  what an invoice is made of
+    world: World,
+    subscription: Object,
+    lines: list[Object],
+    *,
+    reason: str,
+    draft: bool,
+    threshold: Object | None = None,
 ) -> Object:
     """Make an invoice of `lines`, and of what invoice items wait for it.
 
-    A draft is finalized after the grace period, another one is open at once.
+    A draft is finalized after the grace period, another one is open at once. `threshold` says
+    which one was reached.
     """
     customer = world.customers.find(subscription["customer"]) or {"id": subscription["customer"]}
     invoice = blank(world, customer, lines) | {
@@ -36,6 +43,7 @@ def make(
         "livemode": subscription["livemode"],
         "parent": of_subscription(subscription),
         "test_clock": subscription["test_clock"],
+        "threshold_reason": threshold,
     }
     if subscription["days_until_due"] is not None:
         invoice["due_date"] = invoice["created"] + subscription["days_until_due"] * DAY_SECONDS
@@ -123,6 +131,13 @@ def void(world: World, invoice: Object) -> None:
     give_back(world, invoice, now)
     unapply_balance(world, invoice)
     events.emit(world, "invoice.voided", invoice)
+
+
+def void_open(world: World, invoice_id: str | None) -> None:
+    """Void an invoice that nobody paid in time; one that is not open stays as it is."""
+    invoice = world.invoices.find(invoice_id or "")
+    if invoice is not None and invoice["status"] == "open":
+        void(world, invoice)
 
 
 def mark_uncollectible(world: World, invoice: Object, reason: str) -> None:

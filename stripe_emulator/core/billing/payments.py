@@ -14,7 +14,7 @@ AGENDA_KIND = "payment"
 
 
 def collect(world: World, invoice: Object) -> None:
-    """Ask for the payment of an invoice that was finalized by itself; renewals are off session."""
+    """Ask for the payment of an invoice that advances by itself; renewals are off session."""
     if invoice["status"] != "open" or not invoice["auto_advance"]:
         return
     if invoice["collection_method"] == "charge_automatically":
@@ -27,6 +27,7 @@ def attempt(world: World, invoice: Object, *, off_session: bool) -> Outcome:
     """Charge an open invoice once, as Stripe does by itself, and plan the next time if it fails."""
     method = method_for(world, invoice)
     if foreseen(method, off_session=off_session).status != "succeeded":
+        invoice["_overdue"] = True
         _plan_next(world, invoice)
     outcome = invoice_payments.attempt(
         world, invoice, method, off_session=off_session, automatic=True
@@ -49,7 +50,7 @@ def fall_due(world: World, invoice: Object, at: int) -> None:
     elif invoice["collection_method"] == "send_invoice" and invoice["due_date"] == at:
         subscription = world.subscriptions.find(invoices.subscription_of(invoice) or "")
         if subscription is not None:
-            invoice["attempted"] = True
+            invoice["_overdue"] = True
             subscription_status.failed(world, subscription)
 
 

@@ -11,7 +11,9 @@ from stripe_emulator.core.kinds import Boolean, Choice, Kind, String
 from stripe_emulator.core.metadata import merged
 from stripe_emulator.core.params import CREATED, EXPAND, METADATA, Array, Hash, anything, listing
 
+_TYPES = Array(String(100))
 _FIELDS: dict[str, Kind] = {
+    "allowed_payment_method_types": _TYPES,
     "attach_to_self": anything(),
     "customer": String(),
     "customer_account": anything(),
@@ -24,7 +26,6 @@ _FIELDS: dict[str, Kind] = {
     "payment_method_configuration": anything(),
     "payment_method_data": anything(),
     "payment_method_options": anything(),
-    "payment_method_types": Array(String(100)),
 }
 _AT_CONFIRMATION: dict[str, Kind] = {
     "confirmation_token": anything(),
@@ -50,6 +51,7 @@ RETRIEVE = Hash({"client_secret": String(), "expand": EXPAND})
 CONFIRM = Hash(
     {
         **_AT_CONFIRMATION,
+        "allowed_payment_method_types": _TYPES,
         "expand": EXPAND,
         "payment_method": String(),
         "payment_method_data": anything(),
@@ -81,10 +83,10 @@ def create(call: Call) -> Answer:
         )
     customer = _customer(call)
     fields: Object = {
+        **_allowed(call),
         "automatic_payment_methods": given("automatic_payment_methods"),
         "description": given("description"),
         "metadata": merged({}, given("metadata", {})),
-        "payment_method_types": given("payment_method_types") or ["card"],
         "usage": given("usage", "off_session"),
     }
     if given("payment_method"):
@@ -132,9 +134,9 @@ def update(call: Call) -> Answer:
     customer = _customer(call)
     if "metadata" in call.params:
         intent["metadata"] = merged(intent["metadata"], call.params["metadata"])
-    for name in ("description", "payment_method_types"):
-        if name in call.params:
-            intent[name] = call.params[name]
+    intent |= _allowed(call)
+    if "description" in call.params:
+        intent["description"] = call.params["description"]
     if customer is not None:
         intent["customer"] = customer
     if "payment_method" in call.params:
@@ -155,6 +157,7 @@ def confirm(call: Call) -> Answer:
             "You cannot confirm this SetupIntent because it's missing a payment method.",
             code="setup_intent_unexpected_state",
         )
+    intent |= _allowed(call)
     _attempt(call, intent, payment_method)
     return intent
 
@@ -184,6 +187,14 @@ def _customer(call: Call) -> str | None:
     if asked is not None:
         customers.find(call, asked, param="customer", status=400)
     return asked
+
+
+def _allowed(call: Call) -> Object:
+    """Return the kinds of payment methods that are let in, as the two fields that say so."""
+    types = call.given("allowed_payment_method_types")
+    if not types:
+        return {}
+    return {"allowed_payment_method_types": types, "payment_method_types": types}
 
 
 def _unexpected(verb: str, intent: Object) -> ApiError:

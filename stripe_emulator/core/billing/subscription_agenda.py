@@ -7,6 +7,7 @@ from stripe_emulator.core.settings import DAY_SECONDS, HOUR_SECONDS
 from stripe_emulator.core.world import World
 
 AGENDA_KIND = "subscription"
+THRESHOLD_KIND = "threshold"
 TRIAL_NOTICE_SECONDS = 3 * DAY_SECONDS
 """How long before its end a trial is announced to end. Source: docs.stripe.com/billing/webhooks."""
 
@@ -21,6 +22,25 @@ def plan(world: World, subscription: Object) -> None:
     if due is not None:
         due = subscription["_due"] = max(due, world.second_for(customer))
         world.agenda_for(customer).add(due, AGENDA_KIND, subscription["id"])
+
+
+def watch(world: World, subscription: Object) -> None:
+    """Let usage of the customer be compared with the subscription's thresholds, if it has any."""
+    items = subscription["items"]["data"]
+    watched = world.thresholds_of.setdefault(subscription["customer"], set())
+    if subscription["billing_thresholds"] or any(each["billing_thresholds"] for each in items):
+        watched.add(subscription["id"])
+    else:
+        watched.discard(subscription["id"])
+
+
+def usage_counted(world: World, customer_id: str) -> None:
+    """Have the customer's thresholds looked at when usage has counted, a moment later."""
+    customer = world.customers.find(customer_id)
+    for subscription_id in sorted(world.thresholds_of.get(customer_id, ())):
+        if customer is not None:
+            now = world.second_for(customer)
+            world.agenda_for(customer).add(now, THRESHOLD_KIND, subscription_id)
 
 
 def first_payment_deadline(world: World, subscription: Object) -> int:

@@ -8,39 +8,36 @@ from stripe_emulator.core import events
 from stripe_emulator.core.billing import (
     invoice_payments,
     item_changes,
-    payments,
     pending_items,
     prorations,
 )
 from stripe_emulator.core.billing.cancellations import set_cancel_at
 from stripe_emulator.core.billing.cycle_invoices import (
     bill_now,
-    licensed_line,
+    licensed_lines,
     running_usage,
     waiting,
 )
 from stripe_emulator.core.billing.invoice_totals import SMALLEST_CHARGE
 from stripe_emulator.core.billing.payment_methods import Outcome
-from stripe_emulator.core.billing.subscription_agenda import plan
+from stripe_emulator.core.billing.pending_updates import BILLED, drop_held, hold
+from stripe_emulator.core.billing.subscription_agenda import plan, watch
 from stripe_emulator.core.billing.subscription_items import is_metered, keep_apart, place, price_of
-from stripe_emulator.core.billing.subscription_status import ENDED, change
+from stripe_emulator.core.billing.subscription_shape import thresholds
+from stripe_emulator.core.billing.subscription_status import ENDED, failed
 from stripe_emulator.core.call import Answer, Call
 from stripe_emulator.core.collection import Object
 from stripe_emulator.core.errors import invalid
 from stripe_emulator.core.metadata import merged
-from stripe_emulator.core.settings import HOUR_SECONDS
 from stripe_emulator.core.world import World
 
 _PLAIN = (
-    "billing_thresholds",
     "collection_method",
     "days_until_due",
     "default_payment_method",
     "description",
     "trial_settings",
 )
-_BILLED = ("billing_cycle_anchor", "items", "status", "trial_end")
-"""What a change that waits for its payment leaves as it is until then."""
 
 
 @dataclass
@@ -69,11 +66,11 @@ def update(call: Call) -> Answer:
         if behavior == "error_if_incomplete":
             raise invoice_payments.refusal(outcome)
         if behavior == "pending_if_incomplete":
-            return _hold(call, subscription, made)
+            return hold(world, subscription, made.after, charges=made.charges, lines=made.lines)
     _keep(world, subscription, made.after)
     _bill(call, subscription, made, attempts=behavior != "default_incomplete")
     if outcome is not None and behavior == "default_incomplete":
-        change(world, subscription, "past_due")
+        failed(world, subscription)
     plan(world, subscription)
     return subscription
 
@@ -112,6 +109,8 @@ def _set_plain(after: Object, params: dict[str, Any]) -> None:
     for name in _PLAIN:
         if name in params:
             after[name] = params[name]
+    if "billing_thresholds" in params:
+        after["billing_thresholds"] = thresholds(params["billing_thresholds"])
     if "pause_collection" in params:
         asked = params["pause_collection"]
         after["pause_collection"] = {"resumes_at": None, **asked} if asked else None
@@ -141,7 +140,7 @@ def _restarted(world: World, after: Object, now: int) -> list[Object]:
     for item in after["items"]["data"]:
         place(world, item, anchor=now, start=now, at=now)
         if not is_metered(price_of(world, item)):
-            lines.append(licensed_line(world, after, item))
+            lines += licensed_lines(world, after, item)
     return lines
 
 
@@ -201,10 +200,14 @@ def _outcome(call: Call, made: Change) -> Outcome | None:
 
 
 def _keep(world: World, subscription: Object, after: Object) -> None:
-    """Make the change, and tell."""
+    """Make the change, and tell. One that waited for its payment is dropped for a newer one."""
+    if subscription["_held"] is not None and any(subscription[n] != after[n] for n in BILLED):
+        drop_held(world, subscription)
+        after["_held"] = after["pending_update"] = None
     previous = events.changes(subscription, after)
     subscription.update(after)
     keep_apart(world, subscription)
+    watch(world, subscription)
     if previous:
         events.emit(world, "customer.subscription.updated", subscription, previous=previous)
 
@@ -217,44 +220,3 @@ def _bill(call: Call, subscription: Object, made: Change, *, attempts: bool) -> 
             pending_items.add(world, customer, charge)
     if made.bills_now:
         bill_now(world, subscription, made.lines, reason="subscription_update", attempts=attempts)
-
-
-def _hold(call: Call, subscription: Object, made: Change) -> Object:
-    """Let the change wait for its payment, for as long as a first payment may take.
-
-    Source: docs.stripe.com/billing/subscriptions/pending-updates.
-    """
-    world, after = call.world, made.after
-    now = world.now_for(world.customers.find(subscription["customer"]))
-    expires_at = now + world.settings.first_payment_hours * HOUR_SECONDS
-    subscription["pending_update"] = {
-        "billing_cycle_anchor": after["billing_cycle_anchor"],
-        "expires_at": expires_at,
-        "subscription_items": copy.deepcopy(after["items"]["data"]),
-        "trial_end": after["trial_end"],
-        "trial_from_plan": None,
-    }
-    held: Object = {
-        "invoice": None,
-        "changes": {name: after[name] for name in _BILLED if after[name] != subscription[name]},
-    }
-    subscription["_held"] = held
-    customer = world.customers.find(subscription["customer"])
-    if customer is not None:
-        for charge in made.charges:
-            pending_items.add(world, customer, charge)
-    invoice = bill_now(
-        world, subscription, made.lines, reason="subscription_update", attempts=False
-    )
-    # The invoice is known before it fails, which then does not count as a renewal's failing.
-    held["invoice"] = invoice["id"]
-    if invoice["status"] == "open":
-        payments.collect(world, invoice)
-    events.emit(
-        world,
-        "customer.subscription.updated",
-        subscription,
-        previous={"pending_update": None},
-    )
-    plan(world, subscription)
-    return subscription

@@ -4,8 +4,9 @@ import copy
 
 from stripe_emulator.core import events
 from stripe_emulator.core.billing import invoices, pending_items, prorations
-from stripe_emulator.core.billing.cycle_invoices import close_periods, licensed_line
+from stripe_emulator.core.billing.cycle_invoices import close_periods, licensed_lines
 from stripe_emulator.core.billing.invoice_payments import method_of
+from stripe_emulator.core.billing.pending_updates import drop_held
 from stripe_emulator.core.billing.subscription_agenda import (
     TRIAL_NOTICE_SECONDS,
     first_payment_deadline,
@@ -92,7 +93,7 @@ def _trial_is_over(world: World, subscription: Object, before: Object, at: int) 
     begun = end_trial(world, subscription, at)
     _tell(world, before, subscription)
     if begun:
-        lines = [licensed_line(world, subscription, item) for item in begun]
+        lines = [made for item in begun for made in licensed_lines(world, subscription, item)]
         invoice = invoices.make(world, subscription, lines, reason="subscription_cycle", draft=True)
         subscription["latest_invoice"] = invoice["id"]
 
@@ -128,14 +129,13 @@ def _drop_what_waited_too_long(world: World, subscription: Object, at: int) -> N
     held, resumption = subscription["_held"], subscription["_resumption"]
     if held is not None and subscription["pending_update"]["expires_at"] <= at:
         previous = {"pending_update": subscription["pending_update"]}
-        subscription["pending_update"] = subscription["_held"] = None
-        _void(world, held["invoice"])
+        drop_held(world, subscription)
         events.emit(
             world, "customer.subscription.pending_update_expired", subscription, previous=previous
         )
     if resumption is not None and resumption["expires_at"] <= at:
         subscription["_resumption"] = None
-        _void(world, resumption["invoice"])
+        invoices.void_open(world, resumption["invoice"])
         for item in subscription["items"]["data"]:
             item["_since"] = item["current_period_end"]
 
@@ -165,13 +165,7 @@ def _tell(world: World, before: Object, subscription: Object) -> None:
 def _expire(world: World, subscription: Object) -> None:
     subscription["status"] = "incomplete_expired"
     subscription["ended_at"] = world.second_for(subscription)
-    _void(world, subscription["latest_invoice"])
+    invoices.void_open(world, subscription["latest_invoice"])
     events.emit(
         world, "customer.subscription.updated", subscription, previous={"status": "incomplete"}
     )
-
-
-def _void(world: World, invoice_id: str | None) -> None:
-    invoice = world.invoices.find(invoice_id or "")
-    if invoice is not None and invoice["status"] == "open":
-        invoices.void(world, invoice)

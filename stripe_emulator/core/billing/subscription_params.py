@@ -6,7 +6,7 @@ from stripe_emulator.core.params import CREATED, EXPAND, METADATA, Array, Hash, 
 MAX_ITEMS = 20
 
 _ITEM: dict[str, Kind] = {
-    "billing_thresholds": anything(),
+    "billing_thresholds": Hash({"usage_gte": Integer(1)}, "usage_gte", unsettable=True),
     "current_trial": anything(),
     "discounts": anything(),
     "metadata": METADATA,
@@ -22,7 +22,9 @@ _FIELDS: dict[str, Kind] = {
     "application_fee_percent": anything(),
     "automatic_tax": anything(),
     "billing_schedules": anything(),
-    "billing_thresholds": anything(),
+    "billing_thresholds": Hash(
+        {"amount_gte": Integer(1), "reset_billing_cycle_anchor": Boolean()}, unsettable=True
+    ),
     "cancel_at_period_end": Boolean(),
     "collection_method": Choice("charge_automatically", "send_invoice"),
     "days_until_due": Integer(0),

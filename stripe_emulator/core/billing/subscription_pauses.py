@@ -8,7 +8,8 @@ import copy
 
 from stripe_emulator.core import events
 from stripe_emulator.core.billing import payments, pending_items, prorations
-from stripe_emulator.core.billing.cycle_invoices import bill_now, licensed_line
+from stripe_emulator.core.billing.cycle_invoices import bill_now, licensed_lines
+from stripe_emulator.core.billing.invoice_shape import line
 from stripe_emulator.core.billing.subscription_agenda import plan
 from stripe_emulator.core.billing.subscription_items import (
     is_metered,
@@ -171,19 +172,27 @@ def _begun(call: Call, subscription: Object, now: int, *, anchored: bool) -> lis
     world = call.world
     if anchored:
         subscription["billing_cycle_anchor"] = now
-    lines = []
+    lines: list[Object] = []
     for item in subscription["items"]["data"]:
         place(world, item, anchor=subscription["billing_cycle_anchor"], start=now, at=now)
-        if is_metered(price_of(world, item)):
+        price = price_of(world, item)
+        if is_metered(price):
             continue
-        whole = licensed_line(world, subscription, item)
-        if prorations.share(world, subscription, item, now) < 1:
-            if call.given("proration_behavior") == "none":
-                continue
+        if prorations.share(world, subscription, item, now) == 1:
+            lines += licensed_lines(world, subscription, item)
+        elif call.given("proration_behavior") != "none":
             charged = prorations.prorated(world, subscription, item, now)
-            whole |= {"amount": charged, "subtotal": charged}
-            whole["parent"]["subscription_item_details"]["proration"] = True
-        lines.append(whole)
+            lines.append(
+                line(
+                    world,
+                    subscription,
+                    item,
+                    price,
+                    amount=charged,
+                    quantity=item["quantity"],
+                    proration=True,
+                )
+            )
     keep_apart(world, subscription)
     return lines
 

@@ -5,6 +5,12 @@ from stripe_emulator.core.collection import Object
 from stripe_emulator.core.metadata import merged
 
 
+def thresholds(asked: Object | None) -> Object | None:
+    """Return what a subscription shows of its thresholds."""
+    none = {"amount_gte": None, "reset_billing_cycle_anchor": None}
+    return {**none, **asked} if asked else None
+
+
 def blank(call: Call, customer: Object, mode: str) -> Object:
     """Return one without items, periods or a status it has earned."""
     given, world = call.given, call.world
@@ -22,7 +28,7 @@ def blank(call: Call, customer: Object, mode: str) -> Object:
             "flexible": {"proration_discounts": "included"} if mode == "flexible" else None,
         },
         "billing_schedules": [],
-        "billing_thresholds": given("billing_thresholds"),
+        "billing_thresholds": thresholds(given("billing_thresholds")),
         "cancel_at": None,
         "cancel_at_period_end": False,
         "canceled_at": None,

@@ -85,7 +85,7 @@ def retries_exhausted(world: World, subscription: Object) -> None:
 def paid(world: World, subscription: Object, invoice: Object) -> None:
     """Take in that one of its invoices was paid.
 
-    One that is behind is active again when nothing tried is open any more (inferred).
+    One that is behind is active again when none of them is overdue any more (inferred).
     """
     if subscription["status"] == "incomplete" or (
         subscription["status"] in BEHIND and not _owes(world, subscription)
@@ -98,7 +98,7 @@ def paid(world: World, subscription: Object, invoice: Object) -> None:
 def _owes(world: World, subscription: Object) -> bool:
     return any(
         each["status"] == "open"
-        and each["attempted"]
+        and each.get("_overdue")
         and ((each["parent"] or {}).get("subscription_details") or {}).get("subscription")
         == subscription["id"]
         for each in world.invoices

@@ -7,7 +7,7 @@ Their changes stand in `subscription_changes` and `cancellations`, what time doe
 from stripe_emulator.core.billing.anchors import anchor_for
 from stripe_emulator.core.billing.cancellations import set_cancel_at
 from stripe_emulator.core.billing.first_invoices import begin
-from stripe_emulator.core.billing.subscription_agenda import plan
+from stripe_emulator.core.billing.subscription_agenda import plan, watch
 from stripe_emulator.core.billing.subscription_items import (
     check_together,
     keep_apart,
@@ -36,8 +36,10 @@ def create(call: Call) -> Answer:
         )
     subscription, prices = composed(call, customer, asked_items)
     set_cancel_at(world, subscription, call.params)
-    keep_apart(world, subscription)
     begin(call, subscription, customer, prices)
+    # Not before: the first invoice can bill usage from before and leave what comes from now on.
+    keep_apart(world, subscription)
+    watch(world, subscription)
     plan(world, subscription)
     return subscription
 

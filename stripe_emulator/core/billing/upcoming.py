@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from stripe_emulator.core import events
 from stripe_emulator.core.billing.credit_application import drawn
-from stripe_emulator.core.billing.cycle_invoices import licensed_line, period_lines, waiting
+from stripe_emulator.core.billing.cycle_invoices import licensed_lines, period_lines, waiting
 from stripe_emulator.core.billing.invoice_shape import blank, item_line, of_subscription
 from stripe_emulator.core.billing.invoice_totals import total_up
 from stripe_emulator.core.billing.subscription_items import is_metered, place, price_of
@@ -14,8 +14,12 @@ from stripe_emulator.core.world import World
 
 
 def announce(world: World, subscription: Object) -> None:
-    """Tell of the next invoice some days before it is made."""
+    """Tell of the next invoice some days before it is made; it has no id yet.
+
+    Source: docs.stripe.com/api/invoices/object, on `id`.
+    """
     invoice = upcoming(world, subscription)
+    del invoice["id"]
     events.emit(world, "invoice.upcoming", invoice)
 
 
@@ -82,7 +86,9 @@ def _lines(world: World, future: Object, at: int, *, final: bool) -> list[Object
         licensed = [item for item in items if not is_metered(price_of(world, item))]
         for item in licensed:
             place(world, item, anchor=at, start=at, at=at)
-        return [] if final else [licensed_line(world, future, item) for item in licensed]
+        return [
+            made for item in licensed if not final for made in licensed_lines(world, future, item)
+        ]
     ended = [copy.deepcopy(item) for item in items if final or item["current_period_end"] <= at]
     for item in ended:
         item["current_period_end"] = min(item["current_period_end"], at)

@@ -68,7 +68,7 @@ def _recounted(world: World, invoice: Object, span: Object) -> list[Object]:
             each = same[index]
         else:
             each = same[-1] | {"id": world.ids.new("il"), "pricing": dict(same[-1]["pricing"])}
-        _set(each, part)
+        charge(each, part)
         lines.append(each)
     return lines
 
@@ -80,12 +80,12 @@ def _lines(world: World, subscription: Object, item: Object, span: Object) -> li
         made = line(world, subscription, item, price, amount=0, quantity=0)
         made["period"] = {"start": span["start"], "end": span["end"]}
         made["_span"] = {**span, "subscription_item": item["id"]}
-        _set(made, part)
+        charge(made, part)
         found.append(made)
     return found
 
 
-def _set(made: Object, part: Part) -> None:
+def charge(made: Object, part: Part) -> None:
     """Write a part on its line; the quantity is shown transformed (inferred)."""
     made["quantity"] = int(part.quantity)
     made["quantity_decimal"] = exact.plain(part.quantity)
