@@ -21,7 +21,14 @@ from unfold.paginator import InfinitePaginator
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget, UnfoldAdminTextInputWidget
 
 from billing import authentication, cases
-from billing.admin_base import CASE_LINKS, Admin, OperationAdmin, ReadOnlyAdmin, ReadOnlyInline
+from billing.admin_base import (
+    CASE_LINKS,
+    CUSTOMER_FIGURES,
+    Admin,
+    OperationAdmin,
+    ReadOnlyAdmin,
+    ReadOnlyInline,
+)
 from billing.catalogue.amounts import minor, text
 from billing.customers import CustomerConflict, CustomerRefused, create_customer
 from billing.enums import Arrival, CaseKind, Scope, WebhookState
@@ -30,6 +37,7 @@ from billing.models import (
     Case,
     Customer,
     Invoice,
+    ItemPrice,
     Meter,
     MeterVersion,
     PeriodBoundary,
@@ -95,8 +103,16 @@ class CustomerAdmin(OperationAdmin):
     list_filter = (("stripe_customer_id", admin.EmptyFieldListFilter),)
     search_fields = ("external_id", "=email", "=stripe_customer_id")
     search_help_text = "external id, email or Stripe id"
-    fields = ("external_id", "name", "email", "stripe_customer_id", "created_at", "usage")
-    readonly_fields = ("usage",)
+    fields = (
+        "external_id",
+        "name",
+        "email",
+        "stripe_customer_id",
+        "created_at",
+        "usage",
+        "cost_to_date",
+    )
+    readonly_fields = ("usage", "cost_to_date")
     inlines = (SubscriptionInline, BoundaryInline)
 
     def operate(self, request: HttpRequest, data: dict[str, Any]) -> Customer:
@@ -128,10 +144,20 @@ class CustomerAdmin(OperationAdmin):
             "submissions",
         )
 
+    @display(description="cost to date")
+    def cost_to_date(self, customer: Customer) -> str:
+        return format_html_join("", "{}", [(figure(customer),) for figure in CUSTOMER_FIGURES])
+
 
 class ItemInline(ReadOnlyInline):
     model = SubscriptionItem
     fields = ("price", "stripe_item_id", "current_period_start", "current_period_end")
+
+
+class ItemPriceInline(ReadOnlyInline):
+    model = ItemPrice
+    verbose_name_plural = "prices over time"
+    fields = ("price", "stripe_item_id", "since", "until")
 
 
 @admin.register(Subscription)
@@ -164,7 +190,7 @@ class SubscriptionAdmin(OperationAdmin):
         "created_at",
         "mirrored_at",
     )
-    inlines = (ItemInline,)
+    inlines = (ItemInline, ItemPriceInline)
 
     def operate(self, request: HttpRequest, data: dict[str, Any]) -> Subscription:
         subscribed = subscribe(**data)

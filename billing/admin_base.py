@@ -13,10 +13,13 @@ from django.http import HttpRequest, HttpResponse
 from unfold.admin import ModelAdmin, TabularInline
 
 from billing.enums import CaseKind
-from billing.models import Case
+from billing.models import Case, Customer
 
 CASE_LINKS: dict[CaseKind, list[Callable[[Case], str]]] = defaultdict(list)
 """What a case of a kind links to, as HTML. The packages above add theirs, as they own the pages."""
+
+CUSTOMER_FIGURES: list[Callable[[Customer], str]] = []
+"""What a customer's page tells of the packages above, as HTML; they add theirs."""
 
 
 class Admin(ModelAdmin):  # type: ignore[misc]  # unfold ships no types

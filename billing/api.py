@@ -159,7 +159,7 @@ class PlanOut(Schema):
 @router.post(
     "/customers", response={201: CustomerOut, 200: CustomerOut}, summary="Create a customer"
 )
-def make_customer(request: HttpRequest, body: CustomerIn) -> Status[Customer]:
+def makecustomer_of(request: HttpRequest, body: CustomerIn) -> Status[Customer]:
     """Create a customer. Repeating it with the same data answers 200 and changes nothing."""
     caller_of(request).check_for(body.external_id)
     customer, created = create_customer(
@@ -197,7 +197,7 @@ def make_subscription(
     body: SubscriptionIn,
 ) -> Status[SubscribedOut]:
     """Put a customer on a plan. Repeating it answers 200 with the subscription there is."""
-    customer = _customer(request, external_id)
+    customer = customer_of(request, external_id)
     plan = Plan.objects.filter(slug=body.plan).first()
     if plan is None:
         raise NoSuch("plan", body.plan, field="plan")
@@ -220,14 +220,14 @@ def list_subscriptions(
     external_id: str,
 ) -> list[SubscriptionOut]:
     """List a customer's subscriptions, newest first, ended ones too."""
-    subscriptions = _with_items().filter(customer=_customer(request, external_id))
+    subscriptions = _with_items().filter(customer=customer_of(request, external_id))
     return [SubscriptionOut(**_subscription(each)) for each in subscriptions]
 
 
 @router.get("/customers/{path:external_id}", response=CustomerOut, summary="Show a customer")
-def show_customer(request: HttpRequest, external_id: str) -> Customer:
+def showcustomer_of(request: HttpRequest, external_id: str) -> Customer:
     """Show one customer."""
-    return _customer(request, external_id)
+    return customer_of(request, external_id)
 
 
 @router.get("/plans", response=list[PlanOut], summary="List plans")
@@ -246,7 +246,13 @@ def list_plans(request: HttpRequest) -> list[PlanOut]:  # noqa: ARG001
     ]
 
 
-def _customer(request: HttpRequest, external_id: str) -> Customer:
+def customer_of(request: HttpRequest, external_id: str) -> Customer:
+    """Return the customer an address names.
+
+    Raises:
+        NotForCustomer: the key is not for it.
+        NoSuch: it is not there.
+    """
     caller_of(request).check_for(external_id)
     # PostgreSQL takes no NUL, so it is not even asked for one.
     customer = (

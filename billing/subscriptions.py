@@ -15,7 +15,7 @@ from django.db import transaction
 from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
-from billing import customers
+from billing import customers, item_prices
 from billing.cases import close_case
 from billing.customers import ASKING_SECONDS, SWEEP_SECONDS, SweepResult
 from billing.enums import CaseKind, PriceKind
@@ -202,6 +202,7 @@ def mirror(state: SubscriptionState) -> Subscription:
         return subscription
     subscription.stripe_subscription_id = state.id
     subscription.status = state.status
+    subscription.billing_anchor = state.billing_anchor
     subscription.cancel_at = state.cancel_at
     subscription.ended_at = state.ended_at
     subscription.mirrored_at = state.asked_at
@@ -312,6 +313,7 @@ def _mirror_items(subscription: Subscription, state: SubscriptionState) -> None:
             stripe_price_id__in=[item.price_id for item in state.items]
         )
     }
+    item_prices.note(subscription, state, prices)
     for item in state.items:
         price = prices.get(item.price_id)
         if price is None:
@@ -323,6 +325,7 @@ def _mirror_items(subscription: Subscription, state: SubscriptionState) -> None:
             defaults={
                 "subscription": subscription,
                 "price": price,
+                "quantity": item.quantity,
                 "current_period_start": item.start,
                 "current_period_end": item.end,
             },

@@ -21,6 +21,7 @@ from billing_project.problem_answers import announce
 from reconciliation.api import router as reconciliation_router
 from usage.api.backfills import router as backfills_router
 from usage.api.corrections import router as corrections_router
+from usage.api.costs import router as costs_router
 from usage.api.cursors import InvalidCursor
 from usage.api.openapi import OPENAPI_PATHS
 from usage.api.questions import router as usage_router
@@ -56,6 +57,8 @@ api = Api(
     docs_url="/docs",
     openapi_url="/openapi.json",
 )
+# Before the addresses of customers, which take whatever follows for an external id.
+api.add_router("/v1", costs_router)
 api.add_router("/v1", billing_router)
 api.add_router("/v1", submissions_router)
 api.add_router("/v1", stories_router)

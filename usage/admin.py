@@ -18,9 +18,10 @@ from django.utils.timesince import timesince
 from unfold.decorators import display
 from unfold.paginator import InfinitePaginator
 
-from billing.admin_base import CASE_LINKS, ReadOnlyAdmin, ReadOnlyInline
+from billing.admin_base import CASE_LINKS, CUSTOMER_FIGURES, ReadOnlyAdmin, ReadOnlyInline
 from billing.enums import CaseKind
 from billing.models import Case, Customer, Source
+from usage.admin_costs import cost_in_words
 from usage.admin_voids import CancelsSubmissions, VoidsEvents
 from usage.enums import STATE_CHOICES
 from usage.lifecycle import State
@@ -470,6 +471,7 @@ for kind in (CaseKind.REJECTED, CaseKind.UNPROVEN, CaseKind.EXPIRED):
     CASE_LINKS[kind].append(_submission_of)
 for kind in (CaseKind.REJECTED, CaseKind.UNPROVEN, CaseKind.ERROR_REPORT):
     CASE_LINKS[kind].append(_report_of)
+CUSTOMER_FIGURES.append(cost_in_words)
 
 
 @admin.register(Fence)

@@ -24,6 +24,11 @@ def minor(amount: Decimal, currency: str) -> Decimal:
     return amount.scaleb(3 if currency in WITH_THREE_DECIMALS else 2)
 
 
+def main(minor_amount: int, currency: str) -> Decimal:
+    """Return whole minor units in the currency's main unit, with its decimals: 1200 as 12.00."""
+    return Decimal(minor_amount).scaleb(minor(Decimal(1), currency).adjusted() * -1)
+
+
 def text(amount: Decimal) -> str:
     """Return an amount as the shortest plain decimal: 0.0040 as 0.004."""
     plain = format(amount, "f")

@@ -97,6 +97,7 @@ def _state(subscription: stripe.Subscription, asked_at: datetime) -> Subscriptio
         ItemPeriod(
             id=item.id,
             price_id=item.price.id,
+            quantity=_quantity(item),
             start=datetime.fromtimestamp(item.current_period_start, UTC),
             end=datetime.fromtimestamp(item.current_period_end, UTC),
         )
@@ -111,12 +112,18 @@ def _state(subscription: stripe.Subscription, asked_at: datetime) -> Subscriptio
         status=subscription.status,
         metadata=subscription.metadata.to_dict(),
         items=items,
+        billing_anchor=datetime.fromtimestamp(subscription.billing_cycle_anchor, UTC),
         cancel_at=cancel_at,
         ended_at=_moment(subscription.ended_at),
         setup_secret=_setup_secret(subscription),
         payment_secret=_payment_secret(subscription),
         asked_at=asked_at,
     )
+
+
+def _quantity(item: stripe.SubscriptionItem) -> int:
+    # A metered item does not have the field at all.
+    return 1 if (quantity := getattr(item, "quantity", None)) is None else int(quantity)
 
 
 def _setup_secret(subscription: stripe.Subscription) -> str:

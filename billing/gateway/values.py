@@ -78,10 +78,14 @@ class StripePrice:
 
 @dataclass(frozen=True, slots=True)
 class ItemPeriod:
-    """One item of a subscription and its current period, start included, end not."""
+    """One item of a subscription and its current period, start included, end not.
+
+    `quantity` is 1 where Stripe has none, which is so for metered prices.
+    """
 
     id: str
     price_id: str
+    quantity: int
     start: datetime
     end: datetime
 
@@ -99,6 +103,7 @@ class SubscriptionState:
     status: str
     metadata: Mapping[str, str]
     items: tuple[ItemPeriod, ...]
+    billing_anchor: datetime
     cancel_at: datetime | None
     ended_at: datetime | None
     setup_secret: str

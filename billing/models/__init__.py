@@ -5,7 +5,13 @@ from billing.models.case import Case
 from billing.models.catalogue import Meter, MeterVersion, Plan, Price
 from billing.models.customer import Customer
 from billing.models.rate_limit import RateLimit
-from billing.models.subscription import Invoice, PeriodBoundary, Subscription, SubscriptionItem
+from billing.models.subscription import (
+    Invoice,
+    ItemPrice,
+    PeriodBoundary,
+    Subscription,
+    SubscriptionItem,
+)
 from billing.models.webhook_event import WebhookEvent
 from billing.models.webhook_sweep import WebhookSweep
 
@@ -14,6 +20,7 @@ __all__ = [
     "Case",
     "Customer",
     "Invoice",
+    "ItemPrice",
     "KeySpending",
     "Meter",
     "MeterVersion",

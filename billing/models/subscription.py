@@ -18,6 +18,12 @@ class Subscription(models.Model):
     status = models.CharField(
         max_length=30, default="creating", help_text="Stripe's word; `creating` before its answer"
     )
+    billing_anchor = models.DateTimeField(
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="what Stripe counts its billing periods from; empty until it is next asked",
+    )
     cancel_at = models.DateTimeField(null=True, blank=True)
     ended_at = models.DateTimeField(null=True, blank=True)
     stripe_asked_at = models.DateTimeField(
@@ -61,6 +67,9 @@ class SubscriptionItem(models.Model):
     subscription = models.ForeignKey(Subscription, on_delete=models.CASCADE, related_name="items")
     price = models.ForeignKey(Price, on_delete=models.PROTECT)
     stripe_item_id = models.CharField(max_length=255, unique=True)
+    quantity = models.PositiveBigIntegerField(
+        default=1, help_text="how many of a base fee; a metered price has none and stays at 1"
+    )
     current_period_start = models.DateTimeField()
     current_period_end = models.DateTimeField()
 
@@ -69,6 +78,41 @@ class SubscriptionItem(models.Model):
 
     def __str__(self) -> str:
         return self.stripe_item_id
+
+
+class ItemPrice(models.Model):
+    """A price that an item of a subscription has or had, from `since` until `until`.
+
+    Stays when the item is gone, so that what a customer paid can be told later. Stripe does not say
+    when a price was put on an item: both instants are when we found it there, at the latest.
+    """
+
+    subscription = models.ForeignKey(
+        Subscription, on_delete=models.CASCADE, related_name="item_prices"
+    )
+    stripe_item_id = models.CharField(max_length=255)
+    price = models.ForeignKey(Price, on_delete=models.PROTECT, related_name="item_prices")
+    since = models.DateTimeField(help_text="included")
+    until = models.DateTimeField(
+        null=True, blank=True, help_text="not included; empty while the item has it"
+    )
+
+    class Meta:
+        ordering = ("stripe_item_id", "since", "id")
+        constraints = [
+            models.UniqueConstraint(
+                fields=("stripe_item_id",),
+                condition=models.Q(until__isnull=True),
+                name="billing_itemprice_one_in_force",
+            ),
+            models.CheckConstraint(
+                condition=models.Q(until__isnull=True) | models.Q(until__gte=models.F("since")),
+                name="billing_itemprice_not_backwards",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.price} from {self.since:%Y-%m-%d %H:%M:%S}"
 
 
 class PeriodBoundary(models.Model):

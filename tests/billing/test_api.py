@@ -362,6 +362,7 @@ def test_description_holds_every_route_and_usages_own(client):
         "/api/v1/books",
         "/api/v1/customers",
         "/api/v1/customers/{external_id}",
+        "/api/v1/customers/{external_id}/cost-to-date",
         "/api/v1/customers/{external_id}/subscriptions",
         "/api/v1/discrepancies",
         "/api/v1/events",
