@@ -15,7 +15,7 @@ JOIN billing_subscription subscription ON subscription.id = item.subscription_id
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0008_former_stripe_ids"),
+        ("billing", "0009_webhook_sweeps"),
     ]
 
     operations = [
