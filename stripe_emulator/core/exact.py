@@ -13,6 +13,15 @@ def subtract(left: Decimal, right: Decimal) -> Decimal:
     return _EXACT.subtract(left, right)
 
 
+def multiply(left: Decimal, right: Decimal) -> Decimal:
+    return _EXACT.multiply(left, right)
+
+
+def divided(left: Decimal, right: Decimal) -> tuple[Decimal, Decimal]:
+    """Return how often `right` goes into `left` whole, and what is left over."""
+    return _EXACT.divmod(left, right)
+
+
 def plain(value: Decimal) -> str:
     """Write `value` without exponent and without needless zeros."""
     text = format(value, "f")

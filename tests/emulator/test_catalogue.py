@@ -330,6 +330,18 @@ def test_linear_price_rounds_half_up():
     assert billed_quantity(linear, Decimal("1.5")) == Decimal("1.5")
 
 
+def test_no_digit_of_a_large_amount_is_dropped():
+    """28 digits, which Python keeps unless told otherwise, would make it a unit more."""
+    dear = {
+        "billing_scheme": "per_unit",
+        "unit_amount_decimal": "99999998.499999999999",
+        "transform_quantity": None,
+    }
+    quantity, unit = 999_000_000_100_001, 99_999_998_499_999_999_999
+
+    assert amount(dear, Decimal(quantity)) == (quantity * unit + 5 * 10**11) // 10**12
+
+
 @pytest.mark.parametrize(
     ("mode", "quantity", "cents"),
     [

@@ -1,6 +1,6 @@
 """What a quantity costs under a price, and the old `plan` shape of a price."""
 
-from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_UP, Decimal
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Any, NamedTuple
 
 from stripe_emulator.core import exact
@@ -17,9 +17,8 @@ def billed_quantity(price: Object, quantity: Decimal) -> Decimal:
     transform = price["transform_quantity"]
     if transform is None:
         return quantity
-    rounding = ROUND_CEILING if transform["round"] == "up" else ROUND_FLOOR
-    divisor = Decimal(transform["divide_by"])
-    return (quantity / divisor).to_integral_value(rounding=rounding)
+    full, rest = exact.divided(quantity, Decimal(transform["divide_by"]))
+    return exact.add(full, Decimal(1)) if rest and transform["round"] == "up" else full
 
 
 class Part(NamedTuple):
@@ -50,17 +49,18 @@ def parts(price: Object, quantity: Decimal) -> list[Part]:
     quantity = billed_quantity(price, quantity)
     if price["billing_scheme"] != "tiered":
         unit = Decimal(price["unit_amount_decimal"] or 0)
-        return [Part(quantity, price["unit_amount_decimal"], unit * quantity)]
+        return [Part(quantity, price["unit_amount_decimal"], exact.multiply(unit, quantity))]
     found, below = [], Decimal(0)
     for tier in price["_tiers"]:
         top = quantity if tier["up_to"] is None else min(quantity, Decimal(tier["up_to"]))
         last = top == quantity
         volume = price["tiers_mode"] == "volume"
         if last or not volume:
-            charged = quantity if volume else top - below
+            charged = quantity if volume else exact.subtract(top, below)
             unit = Decimal(tier["unit_amount_decimal"] or 0)
             flat = Decimal(tier["flat_amount_decimal"] or 0)
-            found.append(Part(charged, tier["unit_amount_decimal"], charged * unit + flat))
+            cost = exact.add(exact.multiply(charged, unit), flat)
+            found.append(Part(charged, tier["unit_amount_decimal"], cost))
         if last:
             break
         below = top
