@@ -48,7 +48,7 @@ def _why_not_by(world: World, subscription: Object, used: Used) -> str:
     if subscription["status"] == "paused":
         return "paused"
     running = any(
-        item["_since"] <= used.timestamp < item["current_period_end"]
+        item["_since"] <= used.timestamp
         or any(span["start"] <= used.timestamp < span["end"] for span in item["_earlier"])
         for item in subscription["items"]["data"]
         if meter_of(world, item["price"]) == used.meter
@@ -57,8 +57,11 @@ def _why_not_by(world: World, subscription: Object, used: Used) -> str:
 
 
 def _covers(world: World, subscription: Object, used: Used) -> bool:
-    """Tell whether the subscription had a price of the meter at the moment of the usage."""
-    ended = subscription["ended_at"]
+    """Tell whether the subscription had a price of the meter at the moment of the usage.
+
+    That may lie ahead: behind a planned end, or in a period that has not begun.
+    """
+    ended = subscription["ended_at"] or subscription["cancel_at"]
     if used.timestamp < subscription["start_date"] or (
         ended is not None and used.timestamp >= ended
     ):

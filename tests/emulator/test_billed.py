@@ -43,6 +43,24 @@ def test_usage_goes_from_running_to_draft_to_paid(billed):  # noqa: F811
     assert unbilled(billed) == {"late": "700"}
 
 
+def test_usage_ahead_of_a_period_that_has_not_begun_is_running(billed):  # noqa: F811
+    billed.emulator.clock.set(END - 60, frozen=True)
+    billed.send("ahead", "1500", at=END + 60)
+
+    before = unbilled(billed)
+    go(billed, END + HOUR)
+
+    assert before == unbilled(billed) == {"running": "1500"}
+
+
+def test_usage_ahead_of_a_planned_end_has_no_subscription(billed):  # noqa: F811
+    billed.client.v1.subscriptions.update(billed.subscription.id, {"cancel_at": END})
+    billed.emulator.clock.set(END - 60, frozen=True)
+    billed.send("ahead", "1500", at=END + 60)
+
+    assert unbilled(billed) == {"no subscription": "1500"}
+
+
 def test_the_line_names_customer_meter_price_and_period(billed, metered_price):  # noqa: F811
     billed.send("a", "1500", at=START)
     [invoice] = go(billed, END)

@@ -27,9 +27,8 @@ def expected(told: Story, who: int) -> dict[str, Counter[str]]:
     """Return usage in 10^-12 by meter and what became of it.
 
     Only of meters whose usage can be added up and which one item alone bills: what two items do with an event is two
-    fates, of which the books tell one. The books do not follow a settling lag, they take the names of metered items on
-    a classic first invoice for their bills, and usage that is yet to come may belong
-    to a period that has not begun.
+    fates, of which the books tell one. The books do not follow a settling lag, and they take the names of metered items
+    on a classic first invoice for their bills.
     """
     life = Subscriber(told, who)
     found: dict[str, Counter[str]] = {}
@@ -37,11 +36,7 @@ def expected(told: Story, who: int) -> dict[str, Counter[str]]:
         return {}
     for meter in told.meters:
         items = [i for i, price in enumerate(life.begun.prices) if price.meter == meter]
-        ahead = any(
-            isinstance(step, Send) and step.meter == meter and step.timestamp > told.end
-            for _, step in life.steps
-        )
-        if len(items) == 1 and meter.formula != "last" and not ahead:
+        if len(items) == 1 and meter.formula != "last":
             found[meter.name] = _usage(life, items[0], meter, told.end)
     return found
 
