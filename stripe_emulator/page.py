@@ -21,6 +21,7 @@ def render(emulator: Emulator) -> str:
         ("requests", f"{len(emulator.arrivals):,}", False),
         ("customers", f"{len(world.customers):,}", False),
         ("subscriptions", f"{len(world.subscriptions):,}", False),
+        ("invoices", f"{len(world.invoices):,}", False),
         ("events", f"{len(world.events) + len(world.thin_events):,}", False),
         ("deliveries waiting", f"{len(world.outbox.waiting):,}", False),
         ("violations", f"{violations:,}", violations > 0),
@@ -49,6 +50,11 @@ def render(emulator: Emulator) -> str:
             "Latest deliveries", ("time", "event", "#try", "#answer", "url"), _deliveries(emulator)
         ),
         section("Customers", ("id", "email", "name", "created"), _customers(emulator)),
+        section(
+            "Latest invoices",
+            ("id", "customer", "reason", "status", "#total", "finalizes by itself", "#lines"),
+            _invoices(emulator),
+        ),
         section(
             "Checkout sessions", ("page", "mode", "status", "customer", "ends"), _sessions(emulator)
         ),
@@ -157,6 +163,20 @@ def _customers(emulator: Emulator) -> Iterable[Sequence[str]]:
                 customer["name"] or "",
                 rfc3339(customer["created"]),
             )
+
+
+def _invoices(emulator: Emulator) -> Iterable[Sequence[str]]:
+    for invoice in list(emulator.world.invoices)[: -SHOWN - 1 : -1]:
+        at = invoice["automatically_finalizes_at"]
+        yield (
+            invoice["id"],
+            invoice["customer"],
+            invoice["billing_reason"],
+            invoice["status"],
+            f"{invoice['total']:,} {invoice['currency']}",
+            rfc3339(at) if at is not None else "",
+            f"{len(invoice['lines']['data']):,}",
+        )
 
 
 def _sessions(emulator: Emulator) -> Iterable[Sequence[str]]:

@@ -13,6 +13,7 @@ table{border-collapse:collapse;width:100%}
 th,td{text-align:left;padding:.35rem .6rem;border-bottom:1px solid #e3e8ee;vertical-align:top}
 th{font-weight:600;color:#697386;font-size:.8rem}
 .wide{overflow-x:auto}td,th{white-space:nowrap}
+td{max-width:30rem;overflow:hidden;text-overflow:ellipsis}
 .number{text-align:right;font-variant-numeric:tabular-nums}
 code{font:12px ui-monospace,monospace}
 .figures{display:flex;gap:2.5rem;margin:1.2rem 0;flex-wrap:wrap}
@@ -39,7 +40,7 @@ def section(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     kinds = [" class=number" if name.startswith("#") else "" for name in heads]
     body = "".join(
         "<tr>"
-        + "".join(f"<td{kind}>{escape(cell)}</td>" for kind, cell in zip(kinds, row, strict=True))
+        + "".join(f"<td{kind}>{_shown(cell)}</td>" for kind, cell in zip(kinds, row, strict=True))
         + "</tr>"
         for row in rows
     )
@@ -50,3 +51,10 @@ def section(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> 
         for kind, name in zip(kinds, heads, strict=True)
     )
     return f"<h2>{escape(title)}</h2><div class=wide><table><tr>{head}</tr>{body}</table></div>"
+
+
+def _shown(cell: str) -> str:
+    """Return a cell's text; an address can be followed."""
+    text = escape(cell)
+    is_address = cell.startswith(("http://", "https://"))
+    return f"<a href='{text}' title='{text}'>{text}</a>" if is_address else text

@@ -5,6 +5,9 @@ from decimal import Decimal
 import pytest
 import stripe
 
+from stripe_emulator import Request
+from stripe_emulator.control import Control
+
 from .conftest import NOW
 from .test_subscriptions import second, subscribe
 
@@ -49,6 +52,20 @@ def test_period_ends_with_a_draft_that_is_paid_an_hour_later(billed):
     assert (paid.id, paid.status, line_of(paid)) == (draft.id, "paid", (Decimal(2), 8, 8))
     period = paid.lines.data[0].period
     assert (period.start, period.end) == (START, END)
+
+
+def test_page_for_people_shows_invoices(billed):
+    billed.send("a", "1500", at=START + 10)
+    [draft] = go(billed, END)
+
+    html = Control(billed.emulator).handle(Request("GET", "/")).body.decode()
+
+    shown = (draft.id, billed.customer.id, "subscription_cycle", "draft", "8 usd")
+    cells = "".join(
+        f"<td class=number>{each}</td>" if each == "8 usd" else f"<td>{each}</td>" for each in shown
+    )
+    assert cells in html
+    assert "2026-12-23T13:00:17" in html
 
 
 def test_late_usage_counts_until_finalization_and_then_never(billed):
