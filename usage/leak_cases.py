@@ -53,7 +53,7 @@ WAYS: Mapping[CaseKind, Way] = MappingProxyType(
             timedelta(days=3),
         ),
         CaseKind.BILLED_TWICE: Way(
-            "several live items bill the same meter of {customers}: {items}",
+            "several live items bill the same use of {customers}: {items}",
             "Remove all but one before the invoice is final; credit what has been billed twice.",
             "whoever looks after subscriptions",
             timedelta(days=3),

@@ -13,13 +13,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from django.db import connection, transaction
 from django.db.models import Count
 
 from billing import charges
-from billing.enums import CaseKind
+from billing.enums import Aggregation, CaseKind
 from billing.models import Case, ItemPrice, Meter, Price, Subscription
 
 LOOKED_BACK = timedelta(days=35)
@@ -162,18 +164,24 @@ WITH items AS ({ITEMS}), live AS (
     WHERE items.until IS NULL AND subscription.ended_at IS NULL
       AND subscription.status <> ALL(%(unsent)s)
       AND (subscription.cancel_at IS NULL OR subscription.cancel_at > %(now)s)
+), measured AS (
+    SELECT meter_id, event_type, unnest(measures) AS measure
+    FROM billing_meterversion WHERE effective_until IS NULL
+), counted AS (
+    SELECT live.*, event_type, measure FROM live JOIN measured USING (meter_id)
+), twice AS (
+    SELECT DISTINCT customer_id, unnest(array_agg(stripe_item_id)) AS stripe_item_id
+    FROM counted GROUP BY customer_id, event_type, measure HAVING count(DISTINCT stripe_item_id) > 1
 )
-SELECT customer.external_id, live.meter_id,
-       array_agg(live.stripe_item_id ORDER BY live.since, live.stripe_item_id),
-       array_agg(live.stripe_price_id ORDER BY live.since, live.stripe_item_id),
-       min(live.current_period_end), min(live.current_period_start), (
+SELECT customer.external_id, live.meter_id, live.stripe_item_id, live.stripe_price_id,
+       live.current_period_end, greatest(live.current_period_start, %(since)s), (
            SELECT sum(quantity) FROM usage_quarterusage quarter
            WHERE quarter.subject = customer.external_id AND quarter.meter_id = live.meter_id
-             AND quarter.quarter_start >= greatest(min(live.current_period_start), %(since)s)
+             AND quarter.quarter_start >= greatest(live.current_period_start, %(since)s)
        )
-FROM live JOIN billing_customer customer ON customer.id = live.customer_id
-GROUP BY customer.external_id, live.meter_id HAVING count(*) > 1
-ORDER BY customer.external_id, live.meter_id
+FROM live JOIN twice USING (customer_id, stripe_item_id)
+JOIN billing_customer customer ON customer.id = live.customer_id
+ORDER BY customer.external_id, live.since, live.stripe_item_id
 """  # noqa: S608 - of constants
 
 FOREIGN = """
@@ -292,23 +300,23 @@ def _billed_twice(meters: Mapping[int, Meter], now: datetime) -> list[Leak]:
     rows = _asked(TWICE, now)
     prices = {
         price.stripe_price_id: price
-        for price in Price.objects.filter(
-            stripe_price_id__in={each for row in rows for each in row[3]}
-        )
+        for price in Price.objects.filter(stripe_price_id__in={row[3] for row in rows})
     }
     return [
         Leak(
             kind=CaseKind.BILLED_TWICE,
-            reference=f"{subject}: {meters[meter_id].slug}",
+            reference=subject,
             shares=tuple(
                 _share(meters[meter_id], since, quantity, prices.get(price_id))
-                for price_id in price_ids
+                for _, meter_id, _, price_id, _, since, quantity in group
             ),
-            items=tuple(items),
+            items=tuple(item for _, _, item, *_ in group),
             customers=(subject,),
-            period_end=period_end,
+            period_end=min((row[4] for row in group if row[4] is not None), default=None),
         )
-        for subject, meter_id, items, price_ids, period_end, since, quantity in rows
+        for subject, group in (
+            (subject, list(group)) for subject, group in groupby(rows, key=itemgetter(0))
+        )
     ]
 
 
@@ -369,6 +377,8 @@ def _only_prices() -> dict[int, Price]:
 
 
 def _share(meter: Meter, since: datetime, quantity: Decimal | None, price: Price | None) -> Share:
+    if quantity is None and not Aggregation(meter.aggregation).is_running:
+        quantity = Decimal(0)
     amount = None
     if price is not None and quantity is not None:
         amount = sum(part.amount for part in charges.parts(price.rule, quantity))

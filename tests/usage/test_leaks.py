@@ -318,15 +318,35 @@ def test_a_meter_that_two_live_items_bill_is_a_case_until_one_is_gone(shop):
 
     cases = shop.look()
 
-    assert set(cases) == {("billed_twice", "acme: ai_tokens")}
-    case = cases["billed_twice", "acme: ai_tokens"]
-    assert f"of acme: {state.items[0].id}, si_second. Usage: ai_tokens: 2,500 token" in case.reason
+    assert set(cases) == {("billed_twice", "acme")}
+    case = cases["billed_twice", "acme"]
+    assert (
+        f"use of acme: {state.items[0].id}, si_second. Usage: ai_tokens: 2,500 token" in case.reason
+    )
     assert "12 usd in minor units at default:tokens-payg:ai_tokens" in case.reason
     assert "0 usd in minor units at default:team:ai_tokens" in case.reason
     assert (case.quantity, case.deadline_at) == (2_500, timezone.now() + 3 * DAY)
 
     mirror(replace(state, asked_at=state.asked_at + timedelta(seconds=1)))
     assert shop.look() == {}
+
+
+def test_two_meters_that_count_the_same_use_bill_it_twice(shop):
+    """The tokens of the input are among all tokens."""
+    row = shop.join()
+    later(shop)
+    shop.use(2_500)
+    state = shop.state(row)
+    split = Price.objects.get(lookup_key="default:tokens-split:input_tokens")
+    mirror(with_item(state, id="si_second", price_id=split.stripe_price_id))
+
+    cases = shop.look()
+
+    assert set(cases) == {("billed_twice", "acme")}
+    case = cases["billed_twice", "acme"]
+    assert "ai_tokens: 2,500 token since" in case.reason
+    assert "input_tokens: 1,500 token since" in case.reason
+    assert case.quantity is None
 
 
 @pytest.mark.parametrize("stopped", ["status", "cancel_at", "ended_at"])
@@ -342,7 +362,7 @@ def test_items_of_a_subscription_that_bills_no_more_bill_nothing_twice(shop, sto
         "ended_at": {"status": "canceled", "ended_at": timezone.now()},
     }
     mirror(twice)
-    assert set(shop.look()) == {("billed_twice", "acme: ai_tokens")}
+    assert set(shop.look()) == {("billed_twice", "acme")}
 
     mirror(replace(twice, **ended[stopped]))
 
@@ -359,6 +379,12 @@ def test_double_billing_is_due_before_the_invoice_is_made(shop):
     [case] = shop.look().values()
 
     assert case.deadline_at == state.items[0].end
+    assert "ai_tokens: 0 token since" in case.reason
+
+    later(shop, 10 * HOUR)
+    Case.objects.all().delete()
+    [case] = shop.look().values()
+    assert case.deadline_at == timezone.now() + 4 * HOUR
 
 
 def test_a_foreign_price_that_bills_a_meter_is_a_case_until_it_is_gone(shop):
@@ -392,7 +418,7 @@ def test_a_foreign_item_beside_ours_bills_twice(shop):
     mirror(with_item(state, id="si_second", price_id="price_foreign"))
 
     assert set(shop.look()) == {
-        ("billed_twice", "acme: ai_tokens"),
+        ("billed_twice", "acme"),
         ("foreign_price", "price_foreign"),
     }
 
@@ -487,6 +513,7 @@ def test_the_command_lists_leaks_and_blocked_meters_and_opens_nothing(shop):
     assert status == 1
 
 
+@pytest.mark.django_db(transaction=True)
 def test_the_nightly_job_opens_the_cases(shop):
     create_customer(external_id="acme")
     used_now()
