@@ -17,7 +17,7 @@ from django.utils import timezone
 from billing.cases import open_case
 from billing.clock import database_clock
 from billing.customers import create_customer
-from billing.enums import CaseKind
+from billing.enums import Aggregation, CaseKind
 from billing.gateway import subscriptions as at_stripe
 from billing.gateway.client import connection as stripe
 from billing.gateway.values import SubscriptionState
@@ -184,6 +184,7 @@ def test_usage_of_a_customer_stripe_does_not_know_is_held_and_no_leak(shop):
 
 def test_running_values_leak_too(shop):
     create_customer(external_id="acme")
+    Meter.objects.filter(slug="llm_calls").update(aggregation=Aggregation.MAX)
     seats = Meter.objects.get(slug="llm_calls")
     payg = Price.objects.get(lookup_key="default:tokens-payg:ai_tokens")
     payg.pk, payg.lookup_key, payg.stripe_price_id, payg.meter = None, "seats", "price_s", seats
