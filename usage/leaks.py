@@ -96,8 +96,7 @@ WITH items AS ({ITEMS}), spans AS (
     -- An item bills until it is gone, its subscription over, or sends invoices no more.
     SELECT items.customer_id, items.meter_id, items.subscription_id,
            coalesce(least(
-               items.until, subscription.ended_at,
-               CASE WHEN subscription.cancel_at <= %(now)s THEN subscription.cancel_at END,
+               items.until, subscription.cancel_at,
                CASE WHEN subscription.status = ANY(%(unsent)s)
                       OR customer.deleted_stripe_id = customer.stripe_customer_id
                     THEN coalesce(items.current_period_start, items.since) END
@@ -161,7 +160,7 @@ TWICE = f"""
 WITH items AS ({ITEMS}), live AS (
     SELECT items.* FROM items
     JOIN billing_subscription subscription ON subscription.id = items.subscription_id
-    WHERE items.until IS NULL AND subscription.ended_at IS NULL
+    WHERE items.until IS NULL
       AND subscription.status <> ALL(%(unsent)s)
       AND (subscription.cancel_at IS NULL OR subscription.cancel_at > %(now)s)
 ), measured AS (

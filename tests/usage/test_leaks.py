@@ -21,7 +21,18 @@ from billing.enums import Aggregation, CaseKind
 from billing.gateway import subscriptions as at_stripe
 from billing.gateway.client import connection as stripe
 from billing.gateway.values import SubscriptionState
-from billing.models import Case, Customer, ForeignItem, Meter, Plan, Price, Source, Subscription
+from billing.models import (
+    Case,
+    Customer,
+    ForeignItem,
+    ItemPrice,
+    Meter,
+    PeriodBoundary,
+    Plan,
+    Price,
+    Source,
+    Subscription,
+)
 from billing.subscriptions import mirror, subscribe
 from billing.webhooks.handlers import customer_deleted
 from billing.webhooks.inbox import Received
@@ -165,11 +176,38 @@ def test_usage_that_no_longer_flows_is_no_case(shop):
     assert shop.look() == {}
 
 
-def test_usage_that_was_voided_is_no_case(shop):
+def test_a_case_stays_for_a_week_after_use_though_a_period_begins_in_between(shop):
     customer, _ = create_customer(external_id="acme")
     later(shop)
     shop.use()
-    QuarterUsage.objects.filter(subject=customer.external_id).update(quantity=0, event_count=0)
+    PeriodBoundary.objects.create(customer=customer, at=timezone.now())
+
+    later(shop, 6 * DAY)
+    assert set(shop.look()) == {("unbilled", "acme")}
+    later(shop, DAY)
+    assert shop.look() == {}
+
+
+def test_a_meter_is_billed_only_when_all_it_measures_is(shop):
+    row = shop.join(plan="tokens-split")
+    ItemPrice.objects.exclude(price__meter__slug="input_tokens").delete()
+    later(shop)
+    shop.use()
+
+    [case] = shop.look().values()
+
+    assert row.item_prices.count() == 1
+    assert "ai_tokens: 1,000 token" in case.reason
+    assert "output_tokens: 400 token" in case.reason
+    assert "input_tokens: " not in case.reason
+
+
+@pytest.mark.parametrize("left", [{"event_count": 0}, {"event_count": 1}])
+def test_usage_that_comes_to_nothing_is_no_case(shop, left):
+    customer, _ = create_customer(external_id="acme")
+    later(shop)
+    shop.use()
+    QuarterUsage.objects.filter(subject=customer.external_id).update(quantity=0, **left)
 
     assert shop.look() == {}
 
@@ -250,6 +288,16 @@ def test_usage_after_the_end_of_a_subscription_is_a_case_and_that_before_is_not(
     cases = shop.look()
     assert set(cases) == {("stopped", "acme")}
     assert cases["stopped", "acme"].quantity == 3_000
+
+
+def test_a_meter_that_no_price_bills_any_more_leaks_where_one_did(shop):
+    row = shop.join()
+    later(shop)
+    shop.use()
+    mirror(replace(shop.state(row), status="unpaid"))
+    Price.objects.update(active=False)
+
+    assert set(shop.look()) == {("stopped", "acme")}
 
 
 def test_a_subscription_that_is_to_end_bills_until_then(shop):
@@ -362,7 +410,7 @@ def test_items_of_a_subscription_that_bills_no_more_bill_nothing_twice(shop, sto
         "cancel_at": {"cancel_at": timezone.now()},
         "ended_at": {"status": "canceled", "ended_at": timezone.now()},
     }
-    mirror(twice)
+    mirror(replace(twice, cancel_at=timezone.now() + DAY))
     assert set(shop.look()) == {("billed_twice", "acme")}
 
     mirror(replace(twice, **ended[stopped]))
@@ -423,11 +471,16 @@ def test_a_foreign_item_beside_ours_bills_twice(shop):
         ("foreign_price", "price_foreign"),
     }
 
+    ended = {"status": "canceled", "ended_at": timezone.now()}
+    mirror(with_item(replace(state, **ended), id="si_second", price_id="price_foreign"))
+    assert shop.look() == {}
+
 
 def test_prices_that_drifted_without_harm_are_notices_and_no_cases(shop):
     row = shop.join()
     state = shop.state(row)
     mirror(with_item(state, id="si_second", price_id="price_foreign", meter_id=""))
+    shop.join("split", "tokens-split")
     price = Price.objects.get(lookup_key="default:tokens-payg:ai_tokens")
     Price.objects.filter(pk=price.pk).update(active=False)
 
