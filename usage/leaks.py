@@ -91,6 +91,11 @@ ITEMS = """
 """
 """What bills a meter or did, at our prices and foreign ones."""
 
+MEASURED = """
+    SELECT meter_id, event_type, unnest(measures) AS measure
+    FROM billing_meterversion WHERE effective_until IS NULL
+"""
+
 UNBILLED = f"""
 WITH items AS ({ITEMS}), spans AS (
     -- An item bills until it is gone, its subscription over, or sends invoices no more.
@@ -104,10 +109,7 @@ WITH items AS ({ITEMS}), spans AS (
     FROM items
     JOIN billing_subscription subscription ON subscription.id = items.subscription_id
     JOIN billing_customer customer ON customer.id = items.customer_id
-), measured AS (
-    SELECT meter_id, event_type, unnest(measures) AS measure
-    FROM billing_meterversion WHERE effective_until IS NULL
-), covered AS (
+), measured AS ({MEASURED}), covered AS (
     SELECT spans.customer_id, measured.event_type, measured.measure, max(spans.until) AS until,
            (array_agg(spans.subscription_id ORDER BY spans.until DESC))[1] AS subscription_id
     FROM spans JOIN measured USING (meter_id)
@@ -163,10 +165,7 @@ WITH items AS ({ITEMS}), live AS (
     WHERE items.until IS NULL
       AND subscription.status <> ALL(%(unsent)s)
       AND (subscription.cancel_at IS NULL OR subscription.cancel_at > %(now)s)
-), measured AS (
-    SELECT meter_id, event_type, unnest(measures) AS measure
-    FROM billing_meterversion WHERE effective_until IS NULL
-), counted AS (
+), measured AS ({MEASURED}), counted AS (
     SELECT live.*, event_type, measure FROM live JOIN measured USING (meter_id)
 ), twice AS (
     SELECT DISTINCT customer_id, unnest(array_agg(stripe_item_id)) AS stripe_item_id
