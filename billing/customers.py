@@ -162,6 +162,13 @@ def ensure_customers_at_stripe(*, now: datetime, limit: int) -> SweepResult:
     return SweepResult(finished=finished, failed=failed)
 
 
+def note_deleted(stripe_customer_id: str) -> None:
+    """Write down that a customer was deleted at Stripe; one since tied to another id is not."""
+    Customer.objects.filter(stripe_customer_id=stripe_customer_id).update(
+        deleted_stripe_id=stripe_customer_id
+    )
+
+
 def report_refusal(error: GatewayError, *, reference: str, now: datetime) -> None:
     """Open a case when Stripe will not have what `reference` names; other errors pass with time."""
     if isinstance(error, Rejected | Misconfigured):

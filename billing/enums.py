@@ -77,6 +77,11 @@ class CaseKind(models.TextChoices):
     AGEING = "ageing", "usage grows old before Stripe has counted it"
     QUARANTINE = "quarantine", "sending is stopped: the database is not the one it was"
     METER = "meter", "Stripe's meter cannot take what we would send"
+    UNBILLED = "unbilled", "usage that no subscription bills"
+    STOPPED = "stopped", "usage of a subscription that bills no more"
+    CUSTOMER_DELETED = "customer_deleted", "usage of a customer deleted at Stripe"
+    BILLED_TWICE = "billed_twice", "a customer's usage is billed twice"
+    FOREIGN_PRICE = "foreign_price", "usage is billed at a price that is not ours"
 
 
 class Endpoint(models.TextChoices):

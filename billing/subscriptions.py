@@ -25,6 +25,7 @@ from billing.gateway.errors import GatewayError, Misconfigured, Rejected
 from billing.gateway.values import SubscriptionState
 from billing.models import (
     Customer,
+    ForeignItem,
     MeterVersion,
     PeriodBoundary,
     Plan,
@@ -319,6 +320,16 @@ def _mirror_items(subscription: Subscription, state: SubscriptionState) -> None:
         if price is None:
             # Somebody added it in Stripe's dashboard. Its periods still cut our cells.
             log.warning("billing.subscription.foreign_item", subscription=state.id, item=item.id)
+            ForeignItem.objects.update_or_create(
+                stripe_item_id=item.id,
+                defaults={
+                    "subscription": subscription,
+                    "stripe_price_id": item.price_id,
+                    "stripe_meter_id": item.meter_id,
+                    "current_period_start": item.start,
+                    "current_period_end": item.end,
+                },
+            )
             continue
         SubscriptionItem.objects.update_or_create(
             stripe_item_id=item.id,
@@ -331,3 +342,5 @@ def _mirror_items(subscription: Subscription, state: SubscriptionState) -> None:
             },
         )
     subscription.items.exclude(stripe_item_id__in=[item.id for item in state.items]).delete()
+    foreign = [item.id for item in state.items if item.price_id not in prices]
+    subscription.foreign_items.exclude(stripe_item_id__in=foreign).delete()

@@ -101,6 +101,12 @@ JOBS = (
         reason="ask our own tables whether they contradict each other",
     ),
     Job(
+        task="usage.check_leaks",
+        queue="reconciliation",
+        utc_time="05:00",
+        reason="look for usage that will reach no invoice, or reach it wrongly",
+    ),
+    Job(
         task="reconciliation.reconcile_recent",
         queue="reconciliation",
         utc_time="02:30",

@@ -9,6 +9,7 @@ from billing.webhooks.inbox import Handler
 from usage import rejections
 
 ROUTES: dict[str, Handler] = {
+    "customer.deleted": handlers.customer_deleted,
     "customer.subscription.*": handlers.subscription_changed,
     "v1.customer.subscription.*": handlers.subscription_changed,
     "invoice.*": handlers.invoice_changed,

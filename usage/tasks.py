@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import asdict
 
 import structlog
@@ -18,6 +19,7 @@ from usage import (
     holding,
     invariants,
     lateness,
+    leak_cases,
     recutting,
     rejections,
     running_upkeep,
@@ -90,6 +92,17 @@ def check_invariants() -> None:
     """Ask the tables whether all that must hold of them does; a violation is a case."""
     found = invariants.report(now=timezone.now())
     log.info("usage.invariants.checked", violated=[violation.invariant.id for violation in found])
+
+
+@shared_task(
+    name="usage.check_leaks",
+    soft_time_limit=INVARIANTS_SOFT_SECONDS,
+    time_limit=INVARIANTS_HARD_SECONDS,
+)
+def check_leaks() -> None:
+    """Tell people of usage that will reach no invoice, or reach it wrongly."""
+    found = leak_cases.report(now=database_clock())
+    log.info("usage.leaks.checked", kinds=dict(Counter(leak.kind.value for leak in found.leaks)))
 
 
 @shared_task(name="usage.report_ages")

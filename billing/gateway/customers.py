@@ -30,6 +30,16 @@ def create(*, key: str, email: str, name: str, idempotency_key: str) -> str:
         return connection().v1.customers.create(params, {"idempotency_key": idempotency_key}).id
 
 
+def is_deleted(customer_id: str) -> bool:
+    """Return whether a customer was deleted, which is for good: Stripe keeps its id as a stone.
+
+    Raises:
+        GatewayError: of the four families.
+    """
+    with sorted_errors():
+        return bool(getattr(connection().v1.customers.retrieve(customer_id), "deleted", False))
+
+
 def find(*, key: str, created_since: datetime) -> str | None:
     """Return the id of the customer made for our row `key` at or after `created_since`, if any.
 

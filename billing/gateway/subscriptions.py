@@ -97,6 +97,7 @@ def _state(subscription: stripe.Subscription, asked_at: datetime) -> Subscriptio
         ItemPeriod(
             id=item.id,
             price_id=item.price.id,
+            meter_id=(item.price.recurring and item.price.recurring.meter) or "",
             quantity=_quantity(item),
             start=datetime.fromtimestamp(item.current_period_start, UTC),
             end=datetime.fromtimestamp(item.current_period_end, UTC),

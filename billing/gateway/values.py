@@ -80,11 +80,13 @@ class StripePrice:
 class ItemPeriod:
     """One item of a subscription and its current period, start included, end not.
 
-    `quantity` is 1 where Stripe has none, which is so for metered prices.
+    `quantity` is 1 where Stripe has none, which is so for metered prices. `meter_id` is that of the
+    meter the price bills, empty for none.
     """
 
     id: str
     price_id: str
+    meter_id: str
     quantity: int
     start: datetime
     end: datetime

@@ -6,6 +6,7 @@ from billing.models.catalogue import Meter, MeterVersion, Plan, Price
 from billing.models.customer import Customer
 from billing.models.rate_limit import RateLimit
 from billing.models.subscription import (
+    ForeignItem,
     Invoice,
     ItemPrice,
     PeriodBoundary,
@@ -19,6 +20,7 @@ __all__ = [
     "ApiKey",
     "Case",
     "Customer",
+    "ForeignItem",
     "Invoice",
     "ItemPrice",
     "KeySpending",

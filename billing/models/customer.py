@@ -32,6 +32,12 @@ class Customer(models.Model):
         editable=False,
         help_text="whom it was tied to at Stripe before, oldest first; kept by the database",
     )
+    deleted_stripe_id = models.CharField(
+        max_length=255,
+        blank=True,
+        editable=False,
+        help_text="the Stripe id that was found to be deleted there, for good; empty: none was",
+    )
     stripe_asked_at = models.DateTimeField(
         null=True,
         blank=True,

@@ -80,6 +80,27 @@ class SubscriptionItem(models.Model):
         return self.stripe_item_id
 
 
+class ForeignItem(models.Model):
+    """An item of a subscription of ours whose price is none of ours. Gone with the item."""
+
+    subscription = models.ForeignKey(
+        Subscription, on_delete=models.CASCADE, related_name="foreign_items"
+    )
+    stripe_item_id = models.CharField(max_length=255, unique=True)
+    stripe_price_id = models.CharField(max_length=255)
+    stripe_meter_id = models.CharField(
+        max_length=255, blank=True, help_text="the meter it bills at Stripe; empty: none"
+    )
+    current_period_start = models.DateTimeField()
+    current_period_end = models.DateTimeField()
+
+    class Meta:
+        ordering = ("subscription", "id")
+
+    def __str__(self) -> str:
+        return self.stripe_item_id
+
+
 class ItemPrice(models.Model):
     """A price that an item of a subscription has or had, from `since` until `until`.
 

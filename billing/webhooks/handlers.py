@@ -1,13 +1,15 @@
-"""What we do about subscriptions and invoices: ask Stripe how they are now, and write it down."""
+"""What we do about customers, subscriptions and invoices: ask Stripe how they are, and note it."""
 
 from __future__ import annotations
 
 from django.utils import timezone
 
-from billing import invoices, steps, subscriptions
+from billing import customers, invoices, steps, subscriptions
+from billing.gateway import customers as customers_at_stripe
 from billing.gateway import invoices as invoices_at_stripe
 from billing.gateway import stamps
 from billing.gateway import subscriptions as subscriptions_at_stripe
+from billing.models import Customer
 from billing.webhooks.inbox import Received
 
 
@@ -19,6 +21,17 @@ def subscription_changed(received: Received) -> bool:
         return False
     subscriptions.mirror(state)
     return True
+
+
+def customer_deleted(received: Received) -> bool:
+    """Write down that a customer of ours is gone at Stripe."""
+    if not Customer.objects.filter(stripe_customer_id=received.object_id).exists():
+        return False
+    with steps.call("billing.customers.retrieve"):
+        is_deleted = customers_at_stripe.is_deleted(received.object_id)
+    if is_deleted:
+        customers.note_deleted(received.object_id)
+    return is_deleted
 
 
 def invoice_changed(received: Received) -> bool:
