@@ -16,6 +16,7 @@ from django.conf import settings
 from django.db.models import F, Q
 from django.utils import timezone
 
+from billing import steps
 from billing.cases import close_case, open_case
 from billing.enums import CaseKind
 from billing.gateway import customers as at_stripe
@@ -164,9 +165,10 @@ def ensure_customers_at_stripe(*, now: datetime, limit: int) -> SweepResult:
 
 def note_deleted(stripe_customer_id: str) -> None:
     """Write down that a customer was deleted at Stripe; one since tied to another id is not."""
-    Customer.objects.filter(stripe_customer_id=stripe_customer_id).update(
-        deleted_stripe_id=stripe_customer_id
-    )
+    with steps.commit("billing.customers.note_deleted"):
+        Customer.objects.filter(stripe_customer_id=stripe_customer_id).update(
+            deleted_stripe_id=stripe_customer_id
+        )
 
 
 def report_refusal(error: GatewayError, *, reference: str, now: datetime) -> None:

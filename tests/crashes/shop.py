@@ -56,6 +56,7 @@ from usage import (
     holding,
     invariants,
     lateness,
+    leak_cases,
     quarters,
     queries,
     recutting,
@@ -299,6 +300,9 @@ class Shop:
 
     def alarms(self) -> Operation:
         return Operation(lambda: alarms.report(now=self.now))
+
+    def leaks(self) -> Operation:
+        return Operation(lambda: leak_cases.report(now=self.now))
 
     def invariants(self) -> Operation:
         return Operation(lambda: invariants.report(now=self.now))

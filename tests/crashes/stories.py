@@ -12,9 +12,19 @@ from datetime import UTC, datetime, timedelta
 
 from django.conf import settings
 
+from billing.enums import PriceKind
 from billing.gateway.client import connection as stripe
-from billing.models import ApiKey, Customer, Invoice, Meter, MeterVersion, PeriodBoundary
+from billing.models import (
+    ApiKey,
+    Customer,
+    Invoice,
+    Meter,
+    MeterVersion,
+    PeriodBoundary,
+    Price,
+)
 from tests.crashes.shop import NOW, RUNNING, Operation, Shop, used
+from tests.factories.billing import make_plan
 from usage.models import QuarterUsage, RunHour
 from usage.reports import CONFLICT, Stored
 from usage.storing import COPY_FROM
@@ -391,6 +401,30 @@ def unheard(shop: Shop) -> Told:
     yield shop.handle()
 
 
+def deleted(shop: Shop) -> Told:
+    """A customer without a plan is deleted at Stripe, and a night tells of what it used."""
+    acme, meter = Customer.objects.get(), Meter.objects.get()
+    Price.objects.create(
+        plan=make_plan(),
+        lookup_key="tokens",
+        name="tokens",
+        kind=PriceKind.METERED,
+        meter=meter,
+        currency="usd",
+        interval="month",
+        rule={"unit_amount_decimal": "1"},
+        stripe_price_id="price_1",
+        stripe_product_id="prod_1",
+    )
+    yield shop.ingest(("x1", NOW - 30 * MINUTE, 10))
+    yield shop.flush()
+    yield shop.deliver()
+    stripe().v1.customers.delete(str(acme.stripe_customer_id))
+    yield shop.hooks()
+    yield shop.handle()
+    yield shop.leaks()
+
+
 def _subscribed(shop: Shop, begin: datetime) -> Customer:
     """Subscribe the customer at `begin`, with invoices at the end of each month."""
     shop.now = begin
@@ -478,6 +512,7 @@ STORIES = {
     "running_resent": Story(running_resent, (RUNNING,)),
     "period_end": Story(period_end),
     "unheard": Story(unheard),
+    "deleted": Story(deleted),
     "learned_late": Story(learned_late),
     "restored": Story(restored),
 }
