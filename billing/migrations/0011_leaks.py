@@ -15,6 +15,7 @@ class Migration(migrations.Migration):
             name="deleted_stripe_id",
             field=models.CharField(
                 blank=True,
+                db_default="",
                 editable=False,
                 help_text="the Stripe id that was found to be deleted there, for good; empty: none was",
                 max_length=255,

@@ -35,6 +35,8 @@ class Customer(models.Model):
     deleted_stripe_id = models.CharField(
         max_length=255,
         blank=True,
+        # Of the database, so that a process of the release before can still insert.
+        db_default="",
         editable=False,
         help_text="the Stripe id that was found to be deleted there, for good; empty: none was",
     )

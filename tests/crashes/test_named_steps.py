@@ -34,6 +34,7 @@ UNNAMED = {
     "usage/queries.py": "reads: one snapshot of the books, with a timeout of its own",
     "usage/questions.py": "reads: one statement, with a timeout of its own",
     "usage/invariants/checking.py": "reads: one snapshot of all tables",
+    "usage/leaks.py": "reads: one snapshot of our books, read only",
     "usage/admin.py": "people's actions, each of which calls a named operation",
     "usage/admin_voids.py": "people's actions, each of which calls a named operation",
     "reconciliation/admin.py": "people's actions, each of which calls a named operation",
